@@ -1,0 +1,181 @@
+package initsys
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// userHZ is the unit of the start time in /proc/PID/stat, in ticks a second:
+// part of the kernel's interface, and the same on every machine Go runs on.
+const userHZ = 100
+
+// BootID returns the kernel's name for this boot.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot id: %w", err)
+	}
+	id := strings.TrimSpace(string(b))
+	if id == "" || strings.Trim(id, "0123456789abcdef-") != "" {
+		return "", fmt.Errorf("boot id: %q is none", id)
+	}
+	return id, nil
+}
+
+// Identify tells which process has the number pid now. The error wraps
+// syscall.ESRCH where none has it, or one that has ended and is not yet reaped.
+func Identify(pid int) (Child, error) {
+	boot, err := BootID()
+	if err != nil {
+		return Child{}, err
+	}
+	start, err := startTime(pid)
+	if err != nil {
+		return Child{}, err
+	}
+	return Child{Boot: boot, PID: pid, Start: start}, nil
+}
+
+// Token is the incarnation of which c is the main process, "boot:pid:start".
+// It is written bare on the wire.
+func (c Child) Token() string {
+	return c.Boot + ":" + strconv.Itoa(c.PID) + ":" + strconv.FormatUint(c.Start, 10)
+}
+
+// Alive reports whether c still runs: same boot, same number, same start time,
+// and not only waiting to be reaped. It fails where that cannot be seen.
+func (c Child) Alive() (bool, error) {
+	now, err := Identify(c.PID)
+	if errors.Is(err, syscall.ESRCH) {
+		return false, nil
+	}
+	return now == c, err
+}
+
+// Age is how long c has run by the kernel's clock, 0 where that is unknown.
+func (c Child) Age() time.Duration {
+	b, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return 0
+	}
+	up, _, _ := strings.Cut(string(b), " ")
+	seconds, err := strconv.ParseFloat(up, 64)
+	if err != nil {
+		return 0
+	}
+	// A container may have an uptime of its own beside the host's start times.
+	return max(0, time.Duration((seconds-float64(c.Start)/userHZ)*float64(time.Second)))
+}
+
+// Wait returns nil once c has ended, or ctx's cause before that. It need not be
+// a child of this process.
+func (c Child) Wait(ctx context.Context) error {
+	if c.PID <= 0 {
+		return nil
+	}
+	fd, err := pidfdOpen(c.PID)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
+	if err != nil { // a kernel before 5.3, or a sandbox
+		return c.poll(ctx)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return c.poll(ctx)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	// The descriptor holds on to whatever has the number now, so looking after
+	// it was opened tells whether that is c. An end before the first look leaves
+	// no event to wait for, hence look and wait, never wait alone.
+	var alive bool
+	var blind error
+	err = conn.Read(func(uintptr) bool {
+		alive, blind = c.Alive()
+		return !alive || blind != nil
+	})
+	switch {
+	case err == nil:
+		return blind
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return context.Cause(ctx)
+	}
+	return c.poll(ctx)
+}
+
+func (c Child) poll(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if alive, err := c.Alive(); err != nil || !alive {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func pidfdOpen(pid int) (int, error) {
+	const sysPidfdOpen = 434 // on every architecture that Go has; the syscall package is older
+	fd, _, errno := syscall.Syscall(sysPidfdOpen, uintptr(pid), 0, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	if err := syscall.SetNonblock(int(fd), true); err != nil { // os.NewFile polls only such
+		syscall.Close(int(fd))
+		return -1, err
+	}
+	return int(fd), nil
+}
+
+// startTime reads field 22 of /proc/PID/stat.
+func startTime(pid int) (uint64, error) {
+	gone := fmt.Errorf("process %d: %w", pid, syscall.ESRCH)
+	if pid <= 0 {
+		return 0, gone
+	}
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		if syscall.Kill(pid, 0) == syscall.EPERM {
+			return 0, fmt.Errorf("process %d is there, but hidden from this user: /proc is mounted with hidepid, add the user to the group that its gid= names", pid)
+		}
+		return 0, gone
+	}
+	if err != nil {
+		return 0, err
+	}
+	state, start, err := parseStat(stat)
+	if err != nil {
+		return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	}
+	if state == 'Z' || state == 'X' {
+		return 0, gone
+	}
+	return start, nil
+}
+
+// parseStat takes the state and the start time from a stat line. The second
+// field is the program's own name in parentheses: it may hold anything, more
+// parentheses, spaces and newlines included, so count from the last one.
+func parseStat(stat []byte) (state byte, start uint64, err error) {
+	const startField = 22 - 3 // the first behind the name is field 3
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= startField || len(fields[0]) != 1 {
+		return 0, 0, errors.New("too few fields")
+	}
+	start, err = strconv.ParseUint(string(fields[startField]), 10, 64)
+	return fields[0][0], start, err
+}
