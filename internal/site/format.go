@@ -1,0 +1,504 @@
+package site
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The drafts are the file as read, before names are looked up. They keep the
+// nodes that a later message may have to point at.
+
+type fileDraft struct {
+	site, identity, knownHosts        string
+	siteKey                           *node
+	defaults, hosts, services, groups *node
+}
+
+type defaultsDraft struct {
+	maxUnavailable quantity
+	timeout        Timeouts
+	retry          Retry
+	user           string
+	port           int
+}
+
+// quantity is a count or a percentage of a service's instances.
+type quantity struct {
+	value   int
+	percent bool
+	at      *node
+}
+
+func (q quantity) of(instances int) int {
+	if q.percent {
+		return max(1, instances*q.value/100)
+	}
+	return max(1, q.value)
+}
+
+type serviceDraft struct {
+	*Service
+	at             *node // its name
+	hostsKey       *node
+	hosts          []*node
+	placed         bool // all its hosts exist
+	adapterKey     *node
+	commandKey     *node // command's own start and stop are there
+	pidfileKey     *node
+	after          []edgeDraft
+	stopAfter      []*node
+	conflicts      []*node
+	maxUnavailable quantity
+}
+
+type edgeDraft struct {
+	Dependency
+	at         *node // the upstream's name
+	reactionAt *node // nil where it is the default
+	when       string
+}
+
+type hostDraft struct {
+	Host
+	portKey *node
+}
+
+type probeDraft struct {
+	Probe
+	kindKey   *node
+	kinds     int
+	statusKey *node
+}
+
+type groupDraft struct {
+	at      *node
+	members []*node
+}
+
+var fileFields = []field[fileDraft]{
+	{"site", func(d *decoder, n *node, f *fileDraft) {
+		f.siteKey = d.key
+		if f.site = d.text(n, "site"); f.site != "" {
+			d.checkName(n, "site")
+		}
+	}},
+	textField("identity", func(f *fileDraft) *string { return &f.identity }),
+	textField("known_hosts", func(f *fileDraft) *string { return &f.knownHosts }),
+	{"defaults", func(d *decoder, n *node, f *fileDraft) { f.defaults = n }},
+	{"hosts", func(d *decoder, n *node, f *fileDraft) { f.hosts = n }},
+	{"services", func(d *decoder, n *node, f *fileDraft) { f.services = n }},
+	{"groups", func(d *decoder, n *node, f *fileDraft) { f.groups = n }},
+}
+
+var defaultsFields = []field[defaultsDraft]{
+	{"max_unavailable", func(d *decoder, n *node, f *defaultsDraft) { f.maxUnavailable = d.quantity(n, "max_unavailable") }},
+	{"timeout", func(d *decoder, n *node, f *defaultsDraft) { object(d, n, "timeout", timeoutFields, &f.timeout) }},
+	{"retry", func(d *decoder, n *node, f *defaultsDraft) { object(d, n, "retry", retryFields, &f.retry) }},
+	{"user", func(d *decoder, n *node, f *defaultsDraft) { f.user = d.user(n) }},
+	countField("port", 1, 65535, func(f *defaultsDraft) *int { return &f.port }),
+}
+
+var timeoutFields = []field[Timeouts]{
+	durationField("start", func(t *Timeouts) *time.Duration { return &t.Start }),
+	durationField("stop", func(t *Timeouts) *time.Duration { return &t.Stop }),
+	durationField("ready", func(t *Timeouts) *time.Duration { return &t.Ready }),
+	durationField("connect", func(t *Timeouts) *time.Duration { return &t.Connect }),
+}
+
+var retryFields = []field[Retry]{
+	countField("attempts", 1, 100, func(r *Retry) *int { return &r.Attempts }),
+	durationField("delay", func(r *Retry) *time.Duration { return &r.Delay }),
+	durationField("max", func(r *Retry) *time.Duration { return &r.Max }),
+}
+
+var hostFields = []field[hostDraft]{
+	{"address", func(d *decoder, n *node, h *hostDraft) { d.address(n, h) }},
+	{"port", func(d *decoder, n *node, h *hostDraft) {
+		if h.portKey != nil {
+			d.errorf(d.key, "leave it out of the address", "the port is given twice")
+			return
+		}
+		h.portKey = d.key
+		h.Port = d.count(n, "port", 1, 65535)
+	}},
+	{"user", func(d *decoder, n *node, h *hostDraft) { h.User = d.user(n) }},
+}
+
+var serviceFields = []field[serviceDraft]{
+	{"hosts", func(d *decoder, n *node, s *serviceDraft) { s.hostsKey, s.hosts = d.key, d.names(n, "hosts") }},
+	unitField(KindSystemd),
+	unitField(KindSysV),
+	unitField(KindOpenRC),
+	{"command", func(d *decoder, n *node, s *serviceDraft) {
+		if d.adapter(s, KindCommand) {
+			d.command(n, s)
+		}
+	}},
+	{"plain", func(d *decoder, n *node, s *serviceDraft) {
+		if d.adapter(s, KindPlain) {
+			d.plain(n, &s.Adapter)
+		}
+	}},
+	{"pidfile", func(d *decoder, n *node, s *serviceDraft) {
+		s.pidfileKey, s.Adapter.PIDFile = d.key, d.absolute(n, "pidfile")
+	}},
+	{"ready", func(d *decoder, n *node, s *serviceDraft) {
+		for _, item := range d.list(n, "ready") {
+			if p, ok := d.probe(item); ok {
+				s.Ready = append(s.Ready, p)
+			}
+		}
+	}},
+	{"after", func(d *decoder, n *node, s *serviceDraft) { s.after = d.after(n) }},
+	{"stop_after", func(d *decoder, n *node, s *serviceDraft) { s.stopAfter = d.names(n, "stop_after") }},
+	{"conflicts", func(d *decoder, n *node, s *serviceDraft) { s.conflicts = d.names(n, "conflicts") }},
+	{"max_unavailable", func(d *decoder, n *node, s *serviceDraft) {
+		s.maxUnavailable = d.quantity(n, "max_unavailable")
+	}},
+	countField("max_failures", 1, 1_000_000, func(s *serviceDraft) *int { return &s.MaxFailures }),
+	{"timeout", func(d *decoder, n *node, s *serviceDraft) { object(d, n, "timeout", timeoutFields, &s.Timeout) }},
+	{"retry", func(d *decoder, n *node, s *serviceDraft) { object(d, n, "retry", retryFields, &s.Retry) }},
+}
+
+var commandFields = []field[Adapter]{
+	argvField("start", func(a *Adapter) *[]string { return &a.Start }),
+	argvField("stop", func(a *Adapter) *[]string { return &a.Stop }),
+	argvField("restart", func(a *Adapter) *[]string { return &a.Restart }),
+	argvField("reload", func(a *Adapter) *[]string { return &a.Reload }),
+	argvField("status", func(a *Adapter) *[]string { return &a.Status }),
+}
+
+var plainFields = []field[Adapter]{
+	choiceField("action", func(a *Adapter) *Reaction { return &a.Action }, plainActions...),
+	textField("key", func(a *Adapter) *string { return &a.Key }),
+	{"user", func(d *decoder, n *node, a *Adapter) { a.User = d.user(n) }},
+}
+
+var plainActions = []Reaction{ReactionRestart, ReactionReload}
+
+var reactions = []Reaction{ReactionRestart, ReactionReload, ReactionStopFirst, ReactionNone}
+
+var edgeFields = []field[edgeDraft]{
+	{"on_restart", func(d *decoder, n *node, e *edgeDraft) { d.reaction(n, e) }},
+	choiceField("strength", func(e *edgeDraft) *Strength { return &e.Strength }, Requires, Wants),
+	choiceField("of", func(e *edgeDraft) *Of { return &e.Of }, OfAll, OfAny),
+	choiceField("when", func(e *edgeDraft) *string { return &e.when }, sameHost),
+}
+
+const sameHost = "same-host"
+
+var probeFields = []field[probeDraft]{
+	{"tcp", func(d *decoder, n *node, p *probeDraft) { d.probeKind(p); p.TCP = d.tcp(n) }},
+	{"http", func(d *decoder, n *node, p *probeDraft) { d.probeKind(p); p.HTTP = d.url(n) }},
+	{"exec", func(d *decoder, n *node, p *probeDraft) { d.probeKind(p); p.Exec = d.argv(n, "exec") }},
+	{"status", func(d *decoder, n *node, p *probeDraft) {
+		p.statusKey = d.key
+		for _, item := range d.list(n, "status") {
+			if code := d.count(item, "status", 100, 599); code != 0 {
+				p.Status = append(p.Status, code)
+			}
+		}
+	}},
+	choiceField("from", func(p *probeDraft) *ProbeFrom { return &p.From }, FromHost, FromDependent),
+	durationField("interval", func(p *probeDraft) *time.Duration { return &p.Interval }),
+	durationField("timeout", func(p *probeDraft) *time.Duration { return &p.Timeout }),
+	countField("successes", 1, 100, func(p *probeDraft) *int { return &p.Successes }),
+}
+
+func unitField(kind AdapterKind) field[serviceDraft] {
+	return field[serviceDraft]{string(kind), func(d *decoder, n *node, s *serviceDraft) {
+		if !d.adapter(s, kind) {
+			return
+		}
+		unit := d.text(n, string(kind))
+		if unit == "" {
+			return
+		}
+		if !wellFormed(unit, 255, "_", "_.-:@\\") {
+			d.errorf(n, "the name only, as init knows it", "%s: %q is not the name of a unit or init script", kind, unit)
+			return
+		}
+		s.Adapter.Unit = unit
+	}}
+}
+
+// adapter notes which adapter a service has; it is false for a second one.
+func (d *decoder) adapter(s *serviceDraft, kind AdapterKind) bool {
+	if s.adapterKey != nil {
+		d.errorf(d.key, "a service has exactly one of systemd, sysv, openrc, command and plain",
+			"%s as well as %s in line %d", kind, s.adapterKey.value, s.adapterKey.line)
+		return false
+	}
+	s.adapterKey, s.Adapter.Kind = d.key, kind
+	return true
+}
+
+func (d *decoder) command(n *node, s *serviceDraft) {
+	if n.kind != mapping {
+		d.errorf(n, "write command: {start: [/path/of/program, argument], stop: [/path/of/program]}", "command must be a mapping, not %s", describe(n))
+		return
+	}
+	if !object(d, n, "command", commandFields, &s.Adapter) {
+		return
+	}
+	s.commandKey = n
+	for _, need := range []struct {
+		key  string
+		argv []string
+	}{{"start", s.Adapter.Start}, {"stop", s.Adapter.Stop}} {
+		if need.argv == nil {
+			d.errorf(n, "", "command has no %s", need.key)
+		}
+	}
+}
+
+func (d *decoder) plain(n *node, a *Adapter) {
+	if n.kind == mapping {
+		a.Action = ReactionRestart
+		object(d, n, "plain", plainFields, a)
+		return
+	}
+	choose(d, n, "plain", &a.Action, plainActions...)
+}
+
+// argv reads a command line as a list. A mistake leaves it empty but not nil.
+func (d *decoder) argv(n *node, what string) []string {
+	argv := []string{}
+	if n.kind != sequence {
+		d.errorf(n, "write a list, [/path/of/program, argument]; no shell takes it apart", "%s must be a list, not %s", what, describe(n))
+		return argv
+	}
+	for i, item := range d.list(n, what) {
+		// An argument may well be empty, or look like a number.
+		switch {
+		case item.kind != scalar || item.tag == "!!null":
+			d.errorf(item, "", "%s: an argument must be text, not %s", what, describe(item))
+		case strings.ContainsRune(item.value, 0):
+			d.errorf(item, "", "%s: an argument holds a NUL character", what)
+		case i == 0 && !path.IsAbs(item.value):
+			d.errorf(item, "", "%s: the program %q must be an absolute path", what, item.value)
+		default:
+			argv = append(argv, item.value)
+		}
+	}
+	return argv
+}
+
+func (d *decoder) absolute(n *node, what string) string {
+	p := d.text(n, what)
+	if p != "" && !path.IsAbs(p) {
+		d.errorf(n, "", "%s: %q must be an absolute path", what, p)
+		return ""
+	}
+	return p
+}
+
+func (d *decoder) user(n *node) string {
+	u := d.text(n, "user")
+	if strings.ContainsAny(u, " :/@") {
+		d.errorf(n, "", "%q is not the name of a user", u)
+		return ""
+	}
+	return u
+}
+
+func (d *decoder) quantity(n *node, what string) quantity {
+	if n.kind == scalar && n.tag == "!!str" {
+		number, ok := strings.CutSuffix(n.value, "%")
+		p, err := strconv.Atoi(number)
+		if !ok || err != nil || p < 1 || p > 100 {
+			d.errorf(n, `write a number, or a percentage from "1%" to "100%"`, "%s: %q is not a percentage", what, n.value)
+			return quantity{}
+		}
+		return quantity{p, true, n}
+	}
+	return quantity{d.count(n, what, 1, 1_000_000), false, n}
+}
+
+func (d *decoder) reaction(n *node, e *edgeDraft) {
+	e.reactionAt = n
+	choose(d, n, "on_restart", &e.OnRestart, reactions...)
+}
+
+func (d *decoder) after(n *node) []edgeDraft {
+	var edges []edgeDraft
+	edge := func(at *node) *edgeDraft {
+		edges = append(edges, edgeDraft{
+			Dependency: Dependency{Upstream: at.value, Strength: Requires, Of: OfAll, Line: at.line},
+			at:         at,
+		})
+		return &edges[len(edges)-1]
+	}
+	if n.kind != mapping {
+		for _, name := range d.names(n, "after") {
+			edge(name)
+		}
+		return edges
+	}
+	d.named(n, "after", func(name, value *node) {
+		e := edge(name)
+		switch {
+		case value.kind == mapping:
+			object(d, value, "after "+name.value, edgeFields, e)
+		case value.tag == "!!null":
+			d.errorf(name, fmt.Sprintf("write %q for the default", name.value+": restart"), "after: %s has no reaction", name.value)
+		default:
+			d.reaction(value, e)
+		}
+		e.SameHost = e.when == sameHost
+	})
+	return edges
+}
+
+func (d *decoder) probeKind(p *probeDraft) {
+	p.kinds++
+	if p.kindKey == nil {
+		p.kindKey = d.key
+	}
+}
+
+func (d *decoder) probe(n *node) (Probe, bool) {
+	p := probeDraft{Probe: Probe{From: FromHost, Interval: time.Second, Timeout: 3 * time.Second, Successes: 1}}
+	if n.kind != mapping {
+		d.errorf(n, `write "- tcp: :1521", for instance`, "ready: a probe must be a mapping, not %s", describe(n))
+		return Probe{}, false
+	}
+	switch ok := object(d, n, "ready", probeFields, &p); {
+	case p.kinds > 1:
+		d.errorf(n, "make it several probes: all must answer", "ready: a probe has exactly one of tcp, http and exec")
+	case p.kinds == 0 && ok:
+		d.errorf(n, "", "ready: a probe has one of tcp, http and exec")
+	case p.statusKey != nil && p.kinds == 1 && p.kindKey.value != "http":
+		d.errorf(p.statusKey, "", "ready: status goes with http only")
+	}
+	return p.Probe, true
+}
+
+func (d *decoder) tcp(n *node) string {
+	if n.kind == scalar && n.tag == "!!int" {
+		d.errorf(n, fmt.Sprintf("write %q for that port of the host itself", ":"+n.value), "tcp must be host:port, not %s", describe(n))
+		return ""
+	}
+	text := d.text(n, "tcp")
+	if text == "" {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(text)
+	if err != nil || !validPort(port) || host != "" && !validAddress(host) {
+		d.errorf(n, `write ":1521", "db1.example.org:1521" or "[2001:db8::1]:1521"`, "tcp: %q is not host:port", text)
+		return ""
+	}
+	return text
+}
+
+func (d *decoder) url(n *node) string {
+	text := d.text(n, "http")
+	if text == "" {
+		return ""
+	}
+	u, err := url.Parse(text)
+	bad := ""
+	switch {
+	case err != nil:
+		bad = "is not a URL"
+	case u.Scheme != "http" && u.Scheme != "https":
+		bad = "must begin with http:// or https://"
+	case u.Opaque != "" || !strings.HasPrefix(text[len(u.Scheme):], "://"):
+		bad = "is not a URL"
+	case u.User != nil:
+		bad = "must not hold a password or user"
+	case u.Fragment != "":
+		bad = "must not have a fragment (#…)"
+	case u.Port() != "" && !validPort(u.Port()), strings.HasSuffix(u.Host, ":"):
+		bad = "has no valid port"
+	case u.Hostname() != "" && !validAddress(u.Hostname()):
+		bad = "has no valid host"
+	}
+	if bad != "" {
+		d.errorf(n, `write it like "http://:80/health"; without a host it is the instance's own`, "http: %q %s", text, bad)
+		return ""
+	}
+	return text
+}
+
+// address reads a host's address with or without a port.
+func (d *decoder) address(n *node, h *hostDraft) {
+	text := d.text(n, "address")
+	if text == "" {
+		return
+	}
+	host, port := text, ""
+	// A bare IPv6 address has colons, and no port.
+	if strings.HasPrefix(text, "[") || strings.Count(text, ":") == 1 {
+		if inner, ok := strings.CutSuffix(text, "]"); ok {
+			host = strings.TrimPrefix(inner, "[")
+		} else {
+			var err error
+			if host, port, err = net.SplitHostPort(text); err != nil || !validPort(port) {
+				d.errorf(n, "", "address: %q is not address:port", text)
+				return
+			}
+		}
+	}
+	if !validAddress(host) {
+		d.errorf(n, "", "address: %q is neither an IP address nor a host name", host)
+		return
+	}
+	h.Address = host
+	if port == "" {
+		return
+	}
+	if h.portKey != nil {
+		d.errorf(n, "leave it out of the address", "the port is given twice")
+		return
+	}
+	h.portKey = n
+	h.Port, _ = strconv.Atoi(port)
+}
+
+func validPort(s string) bool {
+	p, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && p > 0 && s[0] != '0'
+}
+
+func validAddress(s string) bool {
+	if strings.Contains(s, ":") {
+		_, err := netip.ParseAddr(s)
+		return err == nil
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
+		if !wellFormed(label, 63, "_", "-_") {
+			return false
+		}
+	}
+	return len(s) <= 253
+}
+
+// checkName holds the rule for names of sites, hosts, services and groups.
+func (d *decoder) checkName(n *node, what string) {
+	if !wellFormed(n.value, 63, "", "._-") {
+		d.errorf(n, "a name has letters, digits, '.', '_' and '-', begins with a letter or digit, and is at most 63 long",
+			"%q cannot be the name of a %s", n.value, what)
+	}
+}
+
+// wellFormed reports whether s is 1 to longest letters and digits, with one of
+// first in front and any of others behind as they may be too.
+func wellFormed(s string, longest int, first, others string) bool {
+	allowed := first
+	for i := range len(s) {
+		c := s[i]
+		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !alnum && strings.IndexByte(allowed, c) < 0 {
+			return false
+		}
+		allowed = others
+	}
+	return s != "" && len(s) <= longest
+}

@@ -1,0 +1,200 @@
+// Package site turns the text of a site file into a validated, immutable Site.
+//
+// A Site that [Load] or [Parse] returns is whole: every name resolves, there is
+// no cycle, every default is filled in. All problems of a file are reported at
+// once, each with file:line:column. The package reads the one file it is given
+// and nothing else, and has no state.
+package site
+
+import "time"
+
+// Site is all hosts, services and dependencies. It is never changed after it
+// was parsed, and may be read by many goroutines.
+type Site struct {
+	Name     string
+	File     string              // as given to Load
+	Hosts    []*Host             // in the order of the file
+	Services []*Service          // in the order of the file
+	Groups   map[string][]string // group → service names, sorted, groups in groups resolved
+
+	Identity   string // private key file; absolute, default: id_ed25519 beside the site file
+	KnownHosts string // pinned host keys; absolute, default: known_hosts beside the site file
+
+	hosts    map[string]*Host
+	services map[string]*Service
+	warnings Errors
+}
+
+// Host is a machine reached over SSH.
+type Host struct {
+	Name    string
+	Address string // IP address or name; default: Name
+	Port    int    // default 22
+	User    string // default "kido" (a gated target's user)
+}
+
+// Service is what runs on one or more hosts.
+type Service struct {
+	Name  string
+	Hosts []string // names, in the order of the file; never empty
+	Line  int      // where the file declares it
+
+	Adapter Adapter
+	Ready   []Probe // all must answer; none: up is ready
+
+	After     []Dependency // sorted by upstream
+	StopAfter []string     // services that are stopped before this one; overrides the reverse of After for that pair
+	Conflicts []string     // services that are never up on the same host at the same time as this one; symmetric
+
+	// MaxUnavailable is how many instances may be down by kido's hand at once,
+	// at least 1. Given as a count or as "25%" of the instances, rounded down,
+	// at least 1. Default 1.
+	MaxUnavailable int
+	// MaxFailures is how many instances may fail in one run before the rest of
+	// the service is left alone. Default: MaxUnavailable.
+	MaxFailures int
+
+	Timeout Timeouts
+	Retry   Retry
+}
+
+// Adapter says how a host's init knows a service. Exactly one kind is set.
+type Adapter struct {
+	Kind AdapterKind
+	Unit string // KindSystemd, KindSysV, KindOpenRC: the unit's or script's name
+
+	// Commands of KindCommand: argv, the program as an absolute path. Start and
+	// Stop are required; without Restart it is stop, then start; without Reload
+	// there is no reload; without Status the pid file tells.
+	Start, Stop, Restart, Reload, Status []string
+
+	// PIDFile (KindCommand, KindSysV) holds the main process's number: with its
+	// start time it is the incarnation. KindCommand requires it; KindSysV
+	// defaults to /run/UNIT.pid.
+	PIDFile string
+
+	// Action (KindPlain) is what the fixed command behind the key does, as far
+	// as kido can know: ReactionRestart (default) or ReactionReload.
+	Action Reaction
+	// Key (KindPlain) is the private key file for this service's locked key;
+	// default: the site's identity.
+	Key string
+	// User (KindPlain) overrides the host's user; default root, as in the memo.
+	User string
+}
+
+// AdapterKind names an init system or what stands in for one.
+type AdapterKind string
+
+// The adapters; a service names exactly one, as a key of the site file.
+const (
+	KindSystemd AdapterKind = "systemd"
+	KindSysV    AdapterKind = "sysv"
+	KindOpenRC  AdapterKind = "openrc"
+	KindCommand AdapterKind = "command"
+	KindPlain   AdapterKind = "plain" // no kido there: the key runs one fixed command
+)
+
+// Dependency is an edge from a service to one upstream.
+type Dependency struct {
+	Upstream  string
+	OnRestart Reaction // default "restart"; of a plain service: its adapter's Action
+	Strength  Strength // default "requires"
+	Of        Of       // default "all"
+	SameHost  bool     // when: same-host: web@h1 depends on Upstream@h1 only
+	Line      int
+}
+
+// Reaction is what a dependent does when an upstream has a new incarnation.
+type Reaction string
+
+// The reactions.
+const (
+	ReactionRestart   Reaction = "restart"    // bounce after ready
+	ReactionReload    Reaction = "reload"     // at least once: see the design
+	ReactionStopFirst Reaction = "stop-first" // stop before the upstream's planned restart, start after
+	ReactionNone      Reaction = "none"       // order only: never in a basis
+)
+
+// Strength says what an upstream's failure means for the dependent.
+type Strength string
+
+// The strengths.
+const (
+	Requires Strength = "requires" // hard: behind a failure the dependent is not touched
+	Wants    Strength = "wants"    // soft: order where both work, go on where the upstream does not
+)
+
+// Of says how many instances of the upstream are waited for.
+type Of string
+
+// The quantifiers.
+const (
+	OfAll Of = "all"
+	OfAny Of = "any" // one ready instance is enough
+)
+
+// Probe is one readiness check. Exactly one of TCP, HTTP and Exec is set.
+type Probe struct {
+	TCP  string   // "host:port"; a missing host is the instance's address
+	HTTP string   // URL, http or https; a missing host is the instance's address
+	Exec []string // argv at the instance's host (or the dependent's), program absolute
+
+	Status []int // HTTP: accepted status codes; none: 200 to 399
+
+	// From is where it is asked: at the upstream's own host (default) or at
+	// each dependent's host, before that dependent is touched.
+	From ProbeFrom
+
+	Interval  time.Duration // between tries; default 1s
+	Timeout   time.Duration // of one try; default 3s
+	Successes int           // in a row; default 1
+}
+
+// ProbeFrom is where a probe is asked.
+type ProbeFrom string
+
+// The places.
+const (
+	FromHost      ProbeFrom = "host"
+	FromDependent ProbeFrom = "dependent"
+)
+
+// Timeouts of a service.
+type Timeouts struct {
+	Start   time.Duration // init's start or restart job; default 90s
+	Stop    time.Duration // init's stop job; default 90s
+	Ready   time.Duration // from up to ready: the start deadline; default 300s
+	Connect time.Duration // TCP and SSH handshake together; default 10s
+}
+
+// Retry of a failed step.
+type Retry struct {
+	Attempts int           // in all, at least 1; default 4
+	Delay    time.Duration // before the second; doubles, jittered; default 1s
+	Max      time.Duration // longest delay; default 30s
+}
+
+// Instance is one service on one host.
+type Instance struct {
+	Service string
+	Host    string
+}
+
+// String is "web@web1".
+func (i Instance) String() string { return i.Service + "@" + i.Host }
+
+// Host finds a host by name; nil where there is none.
+func (s *Site) Host(name string) *Host { return s.hosts[name] }
+
+// Service finds a service by name; nil where there is none.
+func (s *Site) Service(name string) *Service { return s.services[name] }
+
+// Instances lists the instances of a service in the order of its hosts.
+func (v *Service) Instances() []Instance {
+	all := make([]Instance, len(v.Hosts))
+	for i, h := range v.Hosts {
+		all[i] = Instance{v.Name, h}
+	}
+	return all
+}
