@@ -1,0 +1,103 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"kido/internal/initsys"
+	"kido/internal/probe"
+	"kido/internal/wire"
+)
+
+// Gate answers for one host, as far as its policy goes.
+type Gate struct {
+	policy *Policy
+	dir    *os.Root
+	prober probe.Prober
+}
+
+// Open readies a gate. The folder of the state files is made where it is
+// missing, and refused where others could write to it. Close gives it back.
+func Open(p *Policy, prober probe.Prober) (*Gate, error) {
+	if err := os.Mkdir(p.State, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("state folder: %w: make it, for the gate's user and mode 0700", err)
+	}
+	dir, err := os.OpenRoot(p.State)
+	if err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	if err := private(dir, p.State); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return &Gate{policy: p, dir: dir, prober: prober}, nil
+}
+
+// Close releases the state folder.
+func (g *Gate) Close() error { return g.dir.Close() }
+
+// private refuses a state folder in which somebody else could put a record.
+func private(dir *os.Root, path string) error {
+	info, err := dir.Stat(".")
+	if err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("state folder %s can be written by others: make it mode 0700 and owned by uid %d", path, os.Geteuid())
+	}
+	return nil
+}
+
+// Serve answers one request of who. The policy decides first, and in the same
+// words whether or not there is such a service.
+func (g *Gate) Serve(ctx context.Context, who Caller, q wire.Request) wire.Reply {
+	if err := g.policy.Authorise(who, q.Verb, q.Service); err != nil {
+		return wire.Reply{Code: wire.CodeRefused, Word: err.Error()}
+	}
+	if q.Verb == wire.VerbProbe {
+		ready, word := g.ask(ctx, g.policy.Watch(q.Service).Ready)
+		return wire.Reply{Code: wire.CodeOK, Status: &wire.Status{
+			Instance: q.Service, State: wire.StateBlind, Settled: true, Ready: ready, Word: word,
+		}}
+	}
+	s := g.policy.Service(q.Service)
+	unit, err := g.unit(s)
+	if err != nil {
+		return wire.Reply{Code: wire.CodeError, Word: err.Error()}
+	}
+	i := Instance{
+		Name: s.Name + "@" + g.policy.Host, Key: s.Name, Unit: unit, Dir: g.dir, Timeout: g.policy.Timeout,
+		Ready: func(ctx context.Context) (bool, string) { return g.ask(ctx, s.Ready) },
+	}
+	return i.Do(ctx, q)
+}
+
+func (g *Gate) unit(s *PolicyService) (initsys.Unit, error) {
+	output := filepath.Join(g.policy.State, s.Name+".out")
+	switch s.Adapter {
+	case adapterSysV:
+		return initsys.NewSysV(initsys.SysVConfig{
+			Script: s.Unit, PIDFile: s.PIDFile, Become: g.policy.Become, Output: output,
+		})
+	default:
+		return initsys.NewCommand(initsys.CommandConfig{
+			Start: s.Start, Stop: s.Stop, Restart: s.Restart, Reload: s.Reload, Status: s.Status,
+			PIDFile: s.PIDFile, Become: g.policy.Become, Output: output,
+		})
+	}
+}
+
+// ask makes one try of each probe, until one says no.
+func (g *Gate) ask(ctx context.Context, probes []probe.Spec) (ready bool, word string) {
+	for _, p := range probes {
+		if a := g.prober.Try(ctx, p); !a.Ready {
+			return false, a.Word
+		}
+	}
+	return true, ""
+}

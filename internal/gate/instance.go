@@ -1,0 +1,261 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"kido/internal/failpoint"
+	"kido/internal/initsys"
+	"kido/internal/wire"
+)
+
+const (
+	// lockWait is how long a request waits for another one to be done with the
+	// instance before it answers busy.
+	lockWait = 5 * time.Second
+	// settleTime is how long an instance may take, after its init script has
+	// returned, to show what it has become: a daemon that forks writes its pid
+	// file late.
+	settleTime = 10 * time.Second
+	// maxRecord bounds a state file, in bytes.
+	maxRecord = 256 << 10
+)
+
+// Instance performs the effects of [Machine] for one instance.
+type Instance struct {
+	Name  string // "web@web1"
+	Key   string // file name stem in Dir: the service's name
+	Unit  initsys.Unit
+	Ready func(context.Context) (ready bool, word string) // one try of all probes; nil: up is ready
+	Dir   *os.Root                                        // holds KEY.state and KEY.lock
+	// Timeout bounds one init job; a request may only ask for less.
+	Timeout time.Duration
+}
+
+// Do carries out one request and returns the reply. The lock is released
+// before it returns, so that a caller who does not read its reply holds up
+// nobody. ctx ends waiting, not what init has begun.
+func (i *Instance) Do(ctx context.Context, q wire.Request) wire.Reply {
+	timeout := i.Timeout
+	if q.Timeout > 0 && q.Timeout < timeout {
+		timeout = q.Timeout
+	}
+	p := &performer{Instance: i, timeout: timeout}
+	defer p.close()
+	m, effect := NewMachine(i.Name, q).Step(Begin{})
+	for {
+		if answer, ok := effect.(Answer); ok {
+			return answer.Reply
+		}
+		failpoint.Hit(fmt.Sprintf("gate.before.%T", effect))
+		ev := p.perform(ctx, effect)
+		failpoint.Hit(fmt.Sprintf("gate.after.%T", effect))
+		m, effect = m.Step(ev)
+	}
+}
+
+// performer holds what one request has open.
+type performer struct {
+	*Instance
+	timeout time.Duration
+	lock    *os.File
+	job     initsys.Job
+}
+
+func (p *performer) close() {
+	if p.job != nil {
+		p.job.Close()
+	}
+	if p.lock != nil {
+		// Said outright: a child between fork and exec holds the file, too.
+		_ = syscall.Flock(int(p.lock.Fd()), syscall.LOCK_UN)
+		p.lock.Close()
+	}
+}
+
+func (p *performer) perform(ctx context.Context, effect Effect) Event {
+	switch e := effect.(type) {
+	case Lock:
+		return p.acquire(ctx)
+	case Load:
+		return p.load()
+	case See:
+		return Looked{Look: p.see(ctx)}
+	case Idle:
+		ctx, cancel := context.WithTimeout(ctx, p.timeout)
+		defer cancel()
+		return p.idle(ctx, e.Child)
+	case Ask:
+		if p.Ready == nil {
+			return Asked{Ready: true}
+		}
+		ready, word := p.Ready(ctx)
+		return Asked{ready, word}
+	case Save:
+		return Stored{message(p.save(e))}
+	case Prepare:
+		job, err := p.Unit.Prepare(ctx, e.Do)
+		if err != nil {
+			return Prepared{Err: err.Error(), Unsupported: errors.Is(err, initsys.ErrUnsupported)}
+		}
+		p.job = job
+		if child, ok := job.Child(); ok {
+			return Prepared{Child: &child}
+		}
+		return Prepared{}
+	case Go:
+		return Gone{message(p.job.Go())}
+	case Await:
+		ctx, cancel := context.WithTimeout(ctx, p.timeout)
+		defer cancel()
+		err := p.job.Wait(ctx)
+		return Ended{Err: message(err), Running: err != nil && ctx.Err() != nil, Output: p.job.Output()}
+	case Settle:
+		ctx, cancel := context.WithTimeout(ctx, settleTime)
+		defer cancel()
+		return Looked{Look: p.until(ctx, func(l Look) bool {
+			return l.State == wire.StateBlind || l.State != wire.StateBusy && e.Up == l.up() && (e.Up || l.State != wire.StateUp)
+		})}
+	}
+	panic(fmt.Sprintf("gate: effect %T has no performer", effect)) // a hole in this switch, not bad input
+}
+
+func message(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func (p *performer) acquire(ctx context.Context) Event {
+	f, err := p.Dir.OpenFile(p.Key+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return Locked{Err: err.Error()}
+	}
+	p.lock = f
+	// The lock file is never renamed or removed: two who hold the lock hold
+	// the same file.
+	ok := poll(ctx, lockWait, func() bool {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		return !errors.Is(err, syscall.EWOULDBLOCK)
+	})
+	switch {
+	case !ok:
+		return Locked{}
+	case err != nil:
+		return Locked{Err: err.Error()}
+	}
+	return Locked{OK: true}
+}
+
+func (p *performer) load() Event {
+	f, err := p.Dir.OpenFile(p.Key+".state", os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Loaded{Record: Record{Instance: p.Name}}
+	}
+	if err != nil {
+		return Loaded{Err: err.Error()}
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	if err != nil {
+		return Loaded{Err: err.Error()}
+	}
+	if len(text) > maxRecord {
+		return Loaded{Unreadable: fmt.Sprintf("it is over %d bytes long", maxRecord)}
+	}
+	r, err := ParseRecord(text, p.Name)
+	if err != nil {
+		return Loaded{Unreadable: err.Error()}
+	}
+	return Loaded{Record: r}
+}
+
+// save makes a record durable: temporary file, fsync, rename, fsync of the
+// directory. Until the rename the old record stands.
+func (p *performer) save(e Save) error {
+	name, temporary := p.Key+".state", p.Key+".state.new"
+	if e.Aside {
+		if err := p.Dir.Rename(name, p.Key+".state.unreadable"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	f, err := p.Dir.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(e.Record.Format())
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("gate.save.written")
+	if err := p.Dir.Rename(temporary, name); err != nil {
+		return err
+	}
+	failpoint.Hit("gate.save.renamed")
+	dir, err := p.Dir.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+func (p *performer) see(ctx context.Context) Look {
+	o, err := p.Unit.Observe(ctx)
+	if err != nil {
+		return Look{Err: err.Error()}
+	}
+	return Look{State: states[o.State], Token: o.Token, Age: o.Age, Word: o.Word}
+}
+
+var states = map[initsys.State]wire.State{
+	initsys.Down: wire.StateDown, initsys.Up: wire.StateUp, initsys.Failed: wire.StateFailed,
+	initsys.Busy: wire.StateBusy, initsys.Blind: wire.StateBlind,
+}
+
+// idle waits until neither the child on record nor init is at work.
+func (p *performer) idle(ctx context.Context, child *initsys.Child) Event {
+	if child != nil && child.Wait(ctx) != nil {
+		return Looked{Look: p.see(context.WithoutCancel(ctx)), Waiting: true}
+	}
+	look := p.until(ctx, func(l Look) bool { return l.State != wire.StateBusy })
+	return Looked{Look: look, Waiting: look.State == wire.StateBusy}
+}
+
+// until looks again until the instance is as it should be, or ctx ends, and
+// returns the last look.
+func (p *performer) until(ctx context.Context, so func(Look) bool) Look {
+	var l Look
+	poll(ctx, time.Hour, func() bool {
+		l = p.see(context.WithoutCancel(ctx))
+		return l.Err != "" || so(l)
+	})
+	return l
+}
+
+// poll asks until it is so, more and more slowly, at most for limit.
+func poll(ctx context.Context, limit time.Duration, so func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for pause := 2 * time.Millisecond; !so(); pause = min(2*pause, 200*time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+	}
+	return true
+}

@@ -1,0 +1,196 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/syslog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"kido/internal/failpoint"
+	"kido/internal/initsys"
+	"kido/internal/probe"
+	"kido/internal/wire"
+)
+
+// DefaultPolicy is where a gate looks for its policy.
+const DefaultPolicy = "/etc/kido/policy"
+
+// requestTime is how long a client may take to send its request.
+const requestTime = 15 * time.Second
+
+const usage = `kido-gate is all that a kido key can run at a host.
+
+sshd starts it, as the forced command of a key (command="…") or as the login
+shell of the user kido; it reads one request from standard input, does what
+the policy of this host grants to that key, answers, and ends.
+
+  kido-gate [--policy FILE]           answer one request
+  kido-gate --check [--policy FILE]   say whether the policy is good
+
+The policy is /etc/kido/policy unless FILE is given; ` + "`kido policy HOST`" + ` prints
+what belongs there.
+`
+
+// Main is the program kido-gate; it returns its exit status: 0 when a reply
+// was written, 1 when not, 2 for a call that cannot be understood.
+func Main(args []string, stdin *os.File, stdout, stderr io.Writer) int {
+	initsys.RunChild() // does not return where this process is the child of a job
+	// A client that goes away must not stop what was begun half way.
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
+	c, err := parseArgs(args)
+	if err != nil {
+		fmt.Fprintln(stderr, "kido-gate:", err)
+		return 2
+	}
+	if c.help {
+		fmt.Fprint(stdout, usage)
+		return 0
+	}
+	policy, err := LoadPolicy(c.policy)
+	if c.check {
+		if err != nil {
+			fmt.Fprintln(stderr, "kido-gate:", err)
+			return 1
+		}
+		fmt.Fprintf(stdout, "%s: good: host %s, %d services, %d grants\n", c.policy, wire.Quote(policy.Host), len(policy.Services), len(policy.Grants))
+		return 0
+	}
+	who, q, reply := session(policy, err, stdin)
+	failpoint.Hit("gate.before.reply")
+	if _, err := stdout.Write(fit(reply).Format()); err != nil {
+		return 1
+	}
+	record(who, q, reply)
+	return 0
+}
+
+type call struct {
+	policy      string
+	check, help bool
+}
+
+// parseArgs reads the command line. As a login shell the gate is called with
+// -c and the forced command; what that says is not looked at, for a key without
+// a forced command could say anything.
+func parseArgs(args []string) (call, error) {
+	c := call{policy: DefaultPolicy}
+	if len(args) == 2 && args[0] == "-c" {
+		return c, nil
+	}
+	for i := 0; i < len(args); i++ {
+		switch name, value, has := strings.Cut(args[i], "="); {
+		case name == "--check" && !has:
+			c.check = true
+		case (name == "--help" || name == "-h") && !has:
+			c.help = true
+		case name == "--policy" && has:
+			c.policy = value
+		case name == "--policy" && i+1 < len(args):
+			i++
+			c.policy = args[i]
+		default:
+			return c, fmt.Errorf("%s is not understood: see kido-gate --help", wire.Quote(args[i]))
+		}
+	}
+	return c, nil
+}
+
+// session finds out who asks for what, and has it done.
+func session(policy *Policy, policyErr error, stdin *os.File) (who Caller, q wire.Request, reply wire.Reply) {
+	refuse := func(code wire.Code, err error) (Caller, wire.Request, wire.Reply) {
+		return who, q, wire.Reply{Code: code, Word: err.Error()}
+	}
+	who, err := Who(os.Getenv)
+	if err != nil {
+		return refuse(wire.CodeRefused, err)
+	}
+	if policyErr != nil {
+		return refuse(wire.CodeError, policyErr)
+	}
+	if said := os.Getenv("SSH_ORIGINAL_COMMAND"); who.Identity != IdentityLocal && said != wire.Command {
+		return refuse(wire.CodeInvalid, fmt.Errorf("this key runs kido requests and nothing else; it was asked for %s", wire.Quote(cut(said, 100))))
+	}
+	text, err := readRequest(stdin)
+	if err == nil {
+		q, err = wire.ParseRequest(text)
+	}
+	if err != nil {
+		return refuse(wire.CodeInvalid, err)
+	}
+	g, err := Open(policy, probe.Local{Program: policy.Prober})
+	if err != nil {
+		return refuse(wire.CodeError, err)
+	}
+	defer g.Close()
+	return who, q, g.Serve(context.Background(), who, q)
+}
+
+// readRequest reads what the client sends, within a time and a size.
+func readRequest(stdin *os.File) ([]byte, error) {
+	type result struct {
+		text []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		text, err := wire.ReadAll(stdin, wire.MaxRequest)
+		done <- result{text, err}
+	}()
+	select {
+	case r := <-done:
+		return r.text, r.err
+	case <-time.After(requestTime):
+		return nil, errors.New("the request did not come in time")
+	}
+}
+
+// fit keeps a reply within what a runner takes: words are for people, and the
+// first to go.
+func fit(r wire.Reply) wire.Reply {
+	r.Word, r.Output = cut(r.Word, 1024), cutFront(r.Output, 2048)
+	if r.Status != nil {
+		s := *r.Status
+		s.Word = cut(s.Word, 1024)
+		r.Status = &s
+	}
+	if len(r.Format()) > wire.MaxReply {
+		return wire.Reply{Code: wire.CodeError, Word: "the reply is too long: the basis has too many entries"}
+	}
+	return r
+}
+
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
+
+func cutFront(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return "…" + strings.ToValidUTF8(s[len(s)-n:], "")
+}
+
+// record says in the system's log who asked for what and what came of it. It
+// comes after the reply: a log that hangs holds up nobody. Mere looks that were
+// answered are not logged.
+func record(who Caller, q wire.Request, r wire.Reply) {
+	if r.Code == wire.CodeOK {
+		return
+	}
+	log, err := syslog.New(syslog.LOG_INFO|syslog.LOG_AUTHPRIV, "kido-gate")
+	if err != nil {
+		return // a host without a log is no reason to fail
+	}
+	defer log.Close()
+	_ = log.Info(wire.FormatLine("who="+who.Identity, "from="+who.Peer, "run="+q.Run, "verb="+string(q.Verb),
+		"service="+q.Service, "result="+string(r.Code), "why="+cut(r.Word, 256)))
+}

@@ -1,0 +1,726 @@
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"kido/internal/probe"
+	"kido/internal/wire"
+)
+
+const (
+	// MaxPolicy is the longest policy file, in bytes, that is read.
+	MaxPolicy = 1 << 20
+	// DefaultState is the state folder where a policy names none.
+	DefaultState = "/var/lib/kido-gate"
+	// DefaultTimeout caps an init job where a policy names no time-out.
+	DefaultTimeout = 10 * time.Minute
+)
+
+// Policy is what a gate may do, and for whom: all that is not in it is denied.
+// It comes from a file of lines (see [ParsePolicy]) that only root, or the user
+// that the gate runs as, can change (see [LoadPolicy]).
+type Policy struct {
+	Host       string        // this host's name in the site
+	State      string        // folder of the state files, absolute
+	Prober     string        // program that makes the probes a gate cannot; "" for none
+	Become     []string      // argv in front of every command of an adapter; nil for none
+	Timeout    time.Duration // cap on any init job, whole milliseconds
+	Services   []PolicyService
+	Watches    []Watch
+	Principals []Principal
+	Grants     []Grant
+}
+
+// PolicyService is a service of this host as its init knows it.
+type PolicyService struct {
+	Name    string
+	Adapter string // "command" or "sysv"
+	Unit    string // sysv: the script's name
+
+	// The argvs of a command service, programs absolute. Start and Stop are
+	// there; nil is none.
+	Start, Stop, Restart, Reload, Status []string
+
+	PIDFile string       // absolute; sysv defaults to /run/UNIT.pid
+	Ready   []probe.Spec // all must answer; none: up is ready
+}
+
+// Watch is an instance of another host with the probes that are made of it from
+// here.
+type Watch struct {
+	Instance string // "oracle@db1"
+	Ready    []probe.Spec
+}
+
+// Principal names one or more identities (see [Caller]).
+type Principal struct {
+	Name       string
+	Identities []string // "SHA256:…", IdentityUnexposed, IdentityLocal; no two principals share one
+}
+
+// Grant lets a principal use verbs on one service, or VerbProbe on one watch.
+type Grant struct {
+	Principal string
+	Service   string      // or the watch's instance
+	Verbs     []wire.Verb // in the order of wire.Verbs
+}
+
+// Service finds a service by name; nil where there is none.
+func (p *Policy) Service(name string) *PolicyService {
+	i := slices.IndexFunc(p.Services, func(s PolicyService) bool { return s.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &p.Services[i]
+}
+
+// Watch finds a watch by its instance; nil where there is none.
+func (p *Policy) Watch(instance string) *Watch {
+	i := slices.IndexFunc(p.Watches, func(w Watch) bool { return w.Instance == instance })
+	if i < 0 {
+		return nil
+	}
+	return &p.Watches[i]
+}
+
+// Principal is the name of the principal that has an identity, "" where none has.
+func (p *Policy) Principal(identity string) string {
+	i := slices.IndexFunc(p.Principals, func(r Principal) bool { return slices.Contains(r.Identities, identity) })
+	if i < 0 {
+		return ""
+	}
+	return p.Principals[i].Name
+}
+
+// Authorise returns nil where the policy grants who the verb on the service (or
+// on the watch's instance), and an error that says which line is missing
+// otherwise. A service that does not exist is refused in the same words as one
+// that is not granted, so that a key cannot list what is here.
+func (p *Policy) Authorise(who Caller, verb wire.Verb, service string) error {
+	name := p.Principal(who.Identity)
+	if name == "" {
+		switch who.Identity {
+		case IdentityUnexposed:
+			return fmt.Errorf("%s: sshd does not say which key came in, and no principal is %s: set ExposeAuthInfo yes in sshd_config for this user", p.Host, IdentityUnexposed)
+		case IdentityLocal:
+			return fmt.Errorf("%s: the policy has no principal for whoever runs the gate on this host: add a line: principal NAME %s", p.Host, IdentityLocal)
+		}
+		return fmt.Errorf("%s: the policy has no principal with the key %s: add a line: principal NAME %[2]s", p.Host, wire.Quote(who.Identity))
+	}
+	for _, g := range p.Grants {
+		if g.Principal == name && g.Service == service && slices.Contains(g.Verbs, verb) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: the policy does not grant this: add a line: %s", p.Host, wire.FormatLine("grant", name, service, string(verb)))
+}
+
+// Format writes the one spelling of p: [ParsePolicy] reads it back to an equal
+// policy.
+func (p *Policy) Format() string {
+	var b strings.Builder
+	line := func(fields ...string) { b.WriteString(wire.FormatLine(fields...) + "\n") }
+	inner := func(word string, args ...string) {
+		if len(args) > 0 {
+			b.WriteString("  ")
+			line(append([]string{word}, args...)...)
+		}
+	}
+	ready := func(specs []probe.Spec) {
+		for _, s := range specs {
+			inner("ready", s.Fields()...)
+		}
+	}
+	line("kido-policy", "1")
+	line("host", p.Host)
+	line("state", p.State)
+	if p.Prober != "" {
+		line("prober", p.Prober)
+	}
+	if len(p.Become) > 0 {
+		line(append([]string{"become"}, p.Become...)...)
+	}
+	line("timeout", strconv.FormatInt(p.Timeout.Milliseconds(), 10))
+	for _, s := range p.Services {
+		if s.Adapter == adapterSysV {
+			line("service", s.Name, s.Adapter, s.Unit)
+		} else {
+			line("service", s.Name, s.Adapter)
+		}
+		for _, c := range s.commands() {
+			inner(c.word, *c.argv...)
+		}
+		inner("pidfile", s.PIDFile)
+		ready(s.Ready)
+	}
+	for _, w := range p.Watches {
+		line("watch", w.Instance)
+		ready(w.Ready)
+	}
+	for _, r := range p.Principals {
+		line(append([]string{"principal", r.Name}, r.Identities...)...)
+	}
+	for _, g := range p.Grants {
+		fields := []string{"grant", g.Principal, g.Service}
+		for _, v := range g.Verbs {
+			fields = append(fields, string(v))
+		}
+		line(fields...)
+	}
+	return b.String()
+}
+
+// The adapters that a service line can name.
+const (
+	adapterCommand = "command"
+	adapterSysV    = "sysv"
+)
+
+type command struct {
+	word string
+	argv *[]string
+}
+
+// commands lists the actions of a command service in the order of a file.
+func (s *PolicyService) commands() []command {
+	return []command{
+		{"start", &s.Start},
+		{"stop", &s.Stop},
+		{"restart", &s.Restart},
+		{"reload", &s.Reload},
+		{"status", &s.Status},
+	}
+}
+
+// ParsePolicy reads a policy: lines of fields as package wire writes them. For
+// people's sake it also takes indentation, runs of blanks, empty lines, quotes
+// where none are needed, and comments from a # to the end of the line. An error
+// names the first line that is wrong and what to write there.
+func ParsePolicy(text string) (*Policy, error) {
+	r := policyReader{
+		policy: &Policy{State: DefaultState, Timeout: DefaultTimeout},
+		given:  map[string]int{},
+	}
+	for i, line := range strings.Split(text, "\n") {
+		r.line = i + 1
+		f, err := splitFields(line)
+		if err == nil && len(f) > 0 {
+			err = r.read(f[0], f[1:])
+		}
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", r.line, err)
+		}
+	}
+	if err := r.finish(); err != nil {
+		return nil, err
+	}
+	return r.policy, nil
+}
+
+type policyReader struct {
+	policy *Policy
+	line   int
+	given  map[string]int // what may be there once → the line where it is
+	block  string         // the word that opened the block which inner words belong to
+}
+
+// once fails where what was given before.
+func (r *policyReader) once(what string) error {
+	if line, ok := r.given[what]; ok {
+		return fmt.Errorf("%s is on line %d already: keep one of the two", what, line)
+	}
+	r.given[what] = r.line
+	return nil
+}
+
+var (
+	outerWords = []string{"host", "state", "prober", "become", "timeout", "service", "watch", "principal", "grant"}
+	innerWords = []string{"start", "stop", "restart", "reload", "status", "pidfile", "ready"}
+)
+
+func (r *policyReader) read(word string, args []string) error {
+	const head = "kido-policy"
+	if r.given[head] == 0 {
+		if word != head || !slices.Equal(args, []string{"1"}) {
+			return errors.New("not a policy that this gate reads: the first line must be: kido-policy 1")
+		}
+		return r.once(head)
+	}
+	if slices.Contains(innerWords, word) {
+		if r.block == "" {
+			return fmt.Errorf("%s stands outside of a service: put it below a line: service NAME command", word)
+		}
+		return r.inner(word, args)
+	}
+	r.block = ""
+	p := r.policy
+	switch word {
+	case "host", "state", "prober", "become", "timeout":
+		if err := r.once(word); err != nil {
+			return err
+		}
+	}
+	switch word {
+	case "host":
+		return single(word, args, &p.Host, checkName)
+	case "state":
+		return single(word, args, &p.State, checkPath)
+	case "prober":
+		return single(word, args, &p.Prober, checkPath)
+	case "become":
+		p.Become = args
+		return checkArgv(word, args)
+	case "timeout":
+		return readTimeout(args, &p.Timeout)
+	case "service":
+		return r.service(args)
+	case "watch":
+		return r.watch(args)
+	case "principal":
+		return r.principal(args)
+	case "grant":
+		return r.grant(args)
+	}
+	return fmt.Errorf("%s is not a word of a policy%s", wire.Quote(word), meant(word, slices.Concat(outerWords, innerWords)))
+}
+
+func (r *policyReader) service(args []string) error {
+	if len(args) < 2 {
+		return errors.New("a service line is: service NAME command, or: service NAME sysv SCRIPT")
+	}
+	s := PolicyService{Name: args[0], Adapter: args[1]}
+	if err := checkName("service", s.Name); err != nil {
+		return err
+	}
+	if err := r.once("service " + s.Name); err != nil {
+		return err
+	}
+	switch s.Adapter {
+	case adapterCommand:
+		if len(args) != 2 {
+			return errors.New("a command service takes nothing more on its line: put start, stop and pidfile on lines of their own below it")
+		}
+	case adapterSysV:
+		if len(args) != 3 {
+			return fmt.Errorf("a sysv service names its script: service %s sysv SCRIPT", s.Name)
+		}
+		s.Unit = args[2]
+		if err := checkName("script", s.Unit); err != nil {
+			return err
+		}
+		s.PIDFile = "/run/" + s.Unit + ".pid"
+	default:
+		return fmt.Errorf("%s is not an adapter%s: there are: command, sysv", wire.Quote(s.Adapter), meant(s.Adapter, []string{adapterCommand, adapterSysV}))
+	}
+	r.policy.Services = append(r.policy.Services, s)
+	r.block = "service " + s.Name
+	return nil
+}
+
+func (r *policyReader) watch(args []string) error {
+	if len(args) != 1 {
+		return errors.New("a watch line is: watch SERVICE@HOST")
+	}
+	service, host, ok := strings.Cut(args[0], "@")
+	if !ok {
+		return fmt.Errorf("%s is not an instance: write SERVICE@HOST", wire.Quote(args[0]))
+	}
+	if err := checkName("service", service); err != nil {
+		return err
+	}
+	if err := checkName("host", host); err != nil {
+		return err
+	}
+	if err := r.once("watch " + args[0]); err != nil {
+		return err
+	}
+	r.policy.Watches = append(r.policy.Watches, Watch{Instance: args[0]})
+	r.block = "watch " + args[0]
+	return nil
+}
+
+// inner reads a line that belongs to the service or watch above it.
+func (r *policyReader) inner(word string, args []string) error {
+	p := r.policy
+	ofService := strings.HasPrefix(r.block, "service ")
+	if word == "ready" {
+		spec, err := probe.ParseSpec(args)
+		if err != nil {
+			return fmt.Errorf("ready: %w", err)
+		}
+		if ofService {
+			s := &p.Services[len(p.Services)-1]
+			s.Ready = append(s.Ready, spec)
+		} else {
+			w := &p.Watches[len(p.Watches)-1]
+			w.Ready = append(w.Ready, spec)
+		}
+		return nil
+	}
+	if !ofService {
+		return errors.New("a watch takes only lines that begin with ready: its service is started and stopped at its own host")
+	}
+	if err := r.once(word + " of " + r.block); err != nil {
+		return err
+	}
+	s := &p.Services[len(p.Services)-1]
+	if word == "pidfile" {
+		return single(word, args, &s.PIDFile, checkPath)
+	}
+	if s.Adapter != adapterCommand {
+		return fmt.Errorf("%s: a sysv service is told by /etc/init.d/%s itself: drop this line", word, s.Unit)
+	}
+	for _, c := range s.commands() {
+		if c.word == word {
+			*c.argv = args
+		}
+	}
+	return checkArgv(word, args)
+}
+
+func (r *policyReader) principal(args []string) error {
+	if len(args) < 2 {
+		return errors.New("a principal line is: principal NAME SHA256:… (or unexposed, or local)")
+	}
+	who := Principal{Name: args[0], Identities: args[1:]}
+	if err := checkName("principal", who.Name); err != nil {
+		return err
+	}
+	if err := r.once("principal " + who.Name); err != nil {
+		return err
+	}
+	for _, id := range who.Identities {
+		if err := checkIdentity(id); err != nil {
+			return err
+		}
+		if err := r.once("a principal with " + id); err != nil {
+			return err
+		}
+	}
+	r.policy.Principals = append(r.policy.Principals, who)
+	return nil
+}
+
+func (r *policyReader) grant(args []string) error {
+	if len(args) < 3 {
+		return errors.New("a grant line is: grant PRINCIPAL SERVICE VERB …")
+	}
+	g := Grant{Principal: args[0], Service: args[1]}
+	if err := r.once("grant " + g.Principal + " " + g.Service); err != nil {
+		return err
+	}
+	for _, v := range args[2:] {
+		if !slices.Contains(wire.Verbs(), wire.Verb(v)) {
+			return fmt.Errorf("%s is not a verb%s", wire.Quote(v), meant(v, spell(wire.Verbs())))
+		}
+		if slices.Contains(g.Verbs, wire.Verb(v)) {
+			return fmt.Errorf("%s is there twice", v)
+		}
+		g.Verbs = append(g.Verbs, wire.Verb(v))
+	}
+	slices.SortFunc(g.Verbs, func(a, b wire.Verb) int {
+		return slices.Index(wire.Verbs(), a) - slices.Index(wire.Verbs(), b)
+	})
+	r.policy.Grants = append(r.policy.Grants, g)
+	return nil
+}
+
+// finish checks what needs the whole file.
+func (r *policyReader) finish() error {
+	p := r.policy
+	if r.given["kido-policy"] == 0 {
+		return errors.New("the policy is empty: the first line must be: kido-policy 1")
+	}
+	if p.Host == "" {
+		return errors.New("the policy does not say which host this is: add a line: host NAME")
+	}
+	at := func(what, format string, args ...any) error {
+		return fmt.Errorf("line %d: %s: %w", r.given[what], what, fmt.Errorf(format, args...))
+	}
+	for _, s := range p.Services {
+		if s.Adapter == adapterCommand && (s.Start == nil || s.Stop == nil || s.PIDFile == "") {
+			return at("service "+s.Name, "a command service needs the lines start, stop and pidfile")
+		}
+		if err := p.checkProber(s.Ready); err != nil {
+			return at("service "+s.Name, "%w", err)
+		}
+	}
+	for _, w := range p.Watches {
+		if len(w.Ready) == 0 {
+			return at("watch "+w.Instance, "there is nothing to probe: add a line such as: ready tcp ADDRESS:PORT")
+		}
+		if err := p.checkProber(w.Ready); err != nil {
+			return at("watch "+w.Instance, "%w", err)
+		}
+	}
+	var names, things []string
+	for _, who := range p.Principals {
+		names = append(names, who.Name)
+	}
+	for _, s := range p.Services {
+		things = append(things, s.Name)
+	}
+	for _, w := range p.Watches {
+		things = append(things, w.Instance)
+	}
+	for _, g := range p.Grants {
+		what := "grant " + g.Principal + " " + g.Service
+		switch {
+		case !slices.Contains(names, g.Principal):
+			return at(what, "there is no principal %s%s", wire.Quote(g.Principal), meant(g.Principal, names))
+		case !slices.Contains(things, g.Service):
+			return at(what, "there is no service or watch %s%s", wire.Quote(g.Service), meant(g.Service, things))
+		case p.Service(g.Service) != nil && slices.Contains(g.Verbs, wire.VerbProbe):
+			return at(what, "probe is for a watch, status runs the probes of a service")
+		case p.Watch(g.Service) != nil && !slices.Equal(g.Verbs, []wire.Verb{wire.VerbProbe}):
+			return at(what, "a watch can only be probed: its service is told what to do at its own host")
+		}
+	}
+	return nil
+}
+
+// checkProber fails where a probe needs more than a gate can do.
+func (p *Policy) checkProber(specs []probe.Spec) error {
+	for _, s := range specs {
+		if s.Kind == probe.KindHTTPS && p.Prober == "" {
+			return errors.New("an https probe is made by another program: add a line before the services: prober /usr/local/bin/kido")
+		}
+	}
+	return nil
+}
+
+func spell[T ~string](words []T) []string {
+	all := make([]string, len(words))
+	for i, w := range words {
+		all[i] = string(w)
+	}
+	return all
+}
+
+func single(word string, args []string, to *string, check func(what, value string) error) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%s takes one value", word)
+	}
+	*to = args[0]
+	return check(word, args[0])
+}
+
+func readTimeout(args []string, to *time.Duration) error {
+	if len(args) == 1 {
+		ms, err := strconv.ParseUint(args[0], 10, 64)
+		if err == nil && ms > 0 && ms <= uint64(1<<63-1)/uint64(time.Millisecond) {
+			*to = time.Duration(ms) * time.Millisecond
+			return nil
+		}
+	}
+	return errors.New("timeout takes a number of milliseconds: 600000 is ten minutes")
+}
+
+// checkName holds names to what is safe as a file name, on a command line and
+// in a log.
+func checkName(what, name string) error {
+	for i := range len(name) {
+		c := name[i]
+		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !alnum && (i == 0 || strings.IndexByte("._-", c) < 0) {
+			return fmt.Errorf("%s %s: a name is letters, digits, and after the first also . _ -", what, wire.Quote(name))
+		}
+	}
+	if name == "" || len(name) > 128 {
+		return fmt.Errorf("%s: a name has 1 to 128 bytes", what)
+	}
+	return nil
+}
+
+func checkPath(what, path string) error {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return fmt.Errorf("%s: %s is not an absolute path in its shortest form", what, wire.Quote(path))
+	}
+	return nil
+}
+
+func checkArgv(word string, argv []string) error {
+	if len(argv) == 0 {
+		return fmt.Errorf("%s takes a program and its arguments", word)
+	}
+	return checkPath(word, argv[0])
+}
+
+func checkIdentity(id string) error {
+	if id == IdentityUnexposed || id == IdentityLocal || isFingerprint(id) {
+		return nil
+	}
+	return fmt.Errorf("%s is not an identity%s: write the SHA256:… that ssh-keygen -lf KEY.pub prints, or %s, or %s",
+		wire.Quote(id), meant(id, []string{IdentityUnexposed, IdentityLocal}), IdentityUnexposed, IdentityLocal)
+}
+
+// splitFields is wire.ParseLine for text that people wrote.
+func splitFields(line string) ([]string, error) {
+	if strings.HasSuffix(line, "\r") {
+		return nil, errors.New("the line ends in a carriage return: save the file with Unix line ends")
+	}
+	var fields []string
+	for rest := line; ; {
+		rest = strings.TrimLeft(rest, " \t")
+		if rest == "" || rest[0] == '#' {
+			return fields, nil
+		}
+		end := strings.IndexAny(rest, " \t")
+		if end < 0 {
+			end = len(rest)
+		}
+		field := rest[:end]
+		if rest[0] == '"' {
+			quoted, err := strconv.QuotedPrefix(rest)
+			if err != nil {
+				return nil, fmt.Errorf("field %d: the double quote is not closed, or a backslash in it stands alone", len(fields)+1)
+			}
+			if field, err = strconv.Unquote(quoted); err != nil {
+				return nil, fmt.Errorf("field %d: %s is not a quoted string", len(fields)+1, wire.Quote(quoted))
+			}
+			end = len(quoted)
+		} else if wire.Quote(field) != field {
+			return nil, fmt.Errorf("field %d: write %s", len(fields)+1, strconv.QuoteToASCII(field))
+		}
+		if strings.IndexByte(field, 0) >= 0 {
+			return nil, fmt.Errorf("field %d: a NUL byte cannot be passed to a program", len(fields)+1)
+		}
+		if end < len(rest) && rest[end] != ' ' && rest[end] != '\t' {
+			return nil, fmt.Errorf("field %d: put a blank after the closing quote", len(fields)+1)
+		}
+		fields, rest = append(fields, field), rest[end:]
+	}
+}
+
+// meant is ": did you mean X?" where one of words is near to word, else "".
+func meant(word string, words []string) string {
+	best, at := "", 1+len(word)/3
+	for _, w := range words {
+		if d := distance(word, w); d <= at && w != word {
+			best, at = w, d-1
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return ": did you mean " + best + "?"
+}
+
+// distance is the number of letters to insert, drop or change between a and b.
+// A misspelt word that is long is cut: it is compared, not stored.
+func distance(a, b string) int {
+	a = a[:min(len(a), 256)]
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// LoadPolicy reads the policy at path. It refuses a file that anyone but root
+// and the user of this process could have written: file and folders up to the
+// root must belong to one of the two, and be writable by no one else. (A sticky
+// folder passes: in it others cannot replace what is not theirs.) Symbolic
+// links on the way are refused.
+func LoadPolicy(path string) (*Policy, error) {
+	f, err := openTrusted(path, uint32(os.Geteuid()))
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	defer f.Close()
+	text, err := wire.ReadAll(f, MaxPolicy)
+	if err != nil {
+		return nil, fmt.Errorf("policy %s: %w", path, err)
+	}
+	p, err := ParsePolicy(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("policy %s: %w", path, err)
+	}
+	return p, nil
+}
+
+// oPath opens a folder for what can be asked of it without leave to list it;
+// package syscall has no name for it.
+const oPath = 0x200000
+
+// openTrusted opens a regular file folder by folder, so that what was checked
+// is what is read.
+func openTrusted(path string, euid uint32) (*os.File, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	at, name := syscall.O_CLOEXEC|syscall.O_NOFOLLOW, "/"
+	fd, err := syscall.Open(name, at|oPath, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	for rest := strings.TrimPrefix(path, "/"); ; {
+		f := os.NewFile(uintptr(fd), name)
+		if err := trusted(f, euid); err != nil {
+			f.Close()
+			return nil, err
+		}
+		if rest == "" {
+			return f, nil
+		}
+		var part string
+		part, rest, _ = strings.Cut(rest, "/")
+		name = filepath.Join(name, part)
+		flags := at | oPath
+		if rest == "" {
+			flags = at | syscall.O_RDONLY | syscall.O_NONBLOCK // a FIFO must not hold the gate
+		}
+		fd, err = syscall.Openat(int(f.Fd()), part, flags, 0)
+		f.Close()
+		if errors.Is(err, syscall.ELOOP) {
+			return nil, fmt.Errorf("%s is a symbolic link: name the file itself", name)
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
+}
+
+func trusted(f *os.File, euid uint32) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s: cannot tell who owns it", f.Name())
+	}
+	mode := info.Mode()
+	switch {
+	case mode&os.ModeSymlink != 0:
+		return fmt.Errorf("%s is a symbolic link: name the folder that it points to", f.Name())
+	case !mode.IsDir() && !mode.IsRegular():
+		return fmt.Errorf("%s is neither a folder nor a regular file", f.Name())
+	case st.Uid != 0 && st.Uid != euid:
+		return fmt.Errorf("%s belongs to uid %d, and may only to root or to uid %d, which runs the gate: chown root %[1]s", f.Name(), st.Uid, euid)
+	case mode.Perm()&0o022 != 0 && !(mode.IsDir() && mode&os.ModeSticky != 0):
+		return fmt.Errorf("%s can be written by others than its owner (mode %04o): chmod go-w %[1]s", f.Name(), mode.Perm())
+	}
+	return nil
+}

@@ -1,0 +1,163 @@
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"strconv"
+	"strings"
+
+	"kido/internal/initsys"
+	"kido/internal/wire"
+)
+
+// Record is what a gate keeps of one instance: the content of its state file.
+// The zero Record but for its name is an instance of which nothing is known.
+type Record struct {
+	Instance   string
+	Generation uint64      // counts the writes
+	Wanted     wire.Wanted // "" where nothing was recorded yet
+	Own        string      // own incarnation when the basis was last written
+	Basis      wire.Vector
+	Intent     *Intent // a change that was begun and is not known to have ended
+}
+
+// Intent is written before init is told to change anything, so that whoever
+// comes after a crash can tell from the instance itself what became of it.
+type Intent struct {
+	Verb   wire.Verb
+	Own    string         // own incarnation then; "" where it was not up
+	New    wire.Vector    // the basis, once the change is known to have worked
+	Wanted wire.Wanted    // the wanted state then
+	Child  *initsys.Child // the process that carries it out; nil where init does
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Format writes the one spelling of r: lines as in package wire, the last one a
+// CRC-32C of all before it.
+func (r Record) Format() []byte {
+	var b strings.Builder
+	line := func(fields ...string) { b.WriteString(wire.FormatLine(fields...) + "\n") }
+	line("kido-state", "1", r.Instance)
+	line("generation", strconv.FormatUint(r.Generation, 10))
+	if r.Wanted != "" {
+		line("wanted", string(r.Wanted))
+	}
+	if r.Own != "" {
+		line("own", r.Own)
+	}
+	for _, e := range r.Basis {
+		line("basis", e.Instance, e.Token)
+	}
+	if in := r.Intent; in != nil {
+		line("intent", string(in.Verb), string(in.Wanted))
+		if in.Own != "" {
+			line("intent-own", in.Own)
+		}
+		for _, e := range in.New {
+			line("intent-new", e.Instance, e.Token)
+		}
+		if c := in.Child; c != nil {
+			line("intent-child", c.Boot, strconv.Itoa(c.PID), strconv.FormatUint(c.Start, 10))
+		}
+	}
+	return fmt.Appendf([]byte(b.String()), "sum %08x\n", crc32.Checksum([]byte(b.String()), castagnoli))
+}
+
+// ParseRecord reads what Format wrote and nothing else: a record that is torn,
+// altered or of another instance is an error, never an emptier record.
+func ParseRecord(text []byte, instance string) (Record, error) {
+	body, sum, ok := cutSum(string(text))
+	if !ok {
+		return Record{}, errors.New("it is cut short: the last line is not its checksum")
+	}
+	if got := fmt.Sprintf("%08x", crc32.Checksum([]byte(body), castagnoli)); got != sum {
+		return Record{}, fmt.Errorf("its checksum is %s, its content has %s", sum, got)
+	}
+	var r Record
+	for i, line := range strings.Split(strings.TrimSuffix(body, "\n"), "\n") {
+		f, err := wire.ParseLine(line)
+		if err == nil {
+			err = r.field(i, f)
+		}
+		if err != nil {
+			return Record{}, fmt.Errorf("line %d: %w", i+1, err)
+		}
+	}
+	if r.Instance != instance {
+		return Record{}, fmt.Errorf("it is the state of %s", wire.Quote(r.Instance))
+	}
+	if string(r.Format()) != string(text) {
+		return Record{}, errors.New("it is not in the spelling that the gate writes")
+	}
+	return r, nil
+}
+
+// cutSum splits off the last line, "sum XXXXXXXX\n".
+func cutSum(text string) (body, sum string, ok bool) {
+	const tail = len("sum 01234567\n")
+	if len(text) <= tail {
+		return "", "", false
+	}
+	body, last := text[:len(text)-tail], text[len(text)-tail:]
+	sum, ok = strings.CutPrefix(strings.TrimSuffix(last, "\n"), "sum ")
+	return body, sum, ok && strings.HasSuffix(last, "\n") && strings.HasSuffix(body, "\n")
+}
+
+func (r *Record) field(line int, f []string) error {
+	bad := fmt.Errorf("%s is not a line of a state file", wire.FormatLine(f...))
+	args := f[1:]
+	if line == 0 {
+		if len(f) != 3 || f[0] != "kido-state" || f[1] != "1" {
+			return errors.New("not a kido-state 1 file")
+		}
+		r.Instance = f[2]
+		return nil
+	}
+	if strings.HasPrefix(f[0], "intent-") && r.Intent == nil {
+		return bad
+	}
+	var err error
+	switch {
+	case f[0] == "generation" && len(args) == 1:
+		r.Generation, err = strconv.ParseUint(args[0], 10, 64)
+	case f[0] == "wanted" && len(args) == 1:
+		r.Wanted, err = wanted(args[0])
+	case f[0] == "own" && len(args) == 1:
+		r.Own = args[0]
+	case f[0] == "basis" && len(args) == 2:
+		r.Basis = r.Basis.With(args[0], args[1])
+	case f[0] == "intent" && len(args) == 2:
+		r.Intent = &Intent{Verb: wire.Verb(args[0])}
+		if !slices.Contains(wire.Verbs(), r.Intent.Verb) {
+			return bad
+		}
+		r.Intent.Wanted, err = wanted(args[1])
+	case f[0] == "intent-own" && len(args) == 1:
+		r.Intent.Own = args[0]
+	case f[0] == "intent-new" && len(args) == 2:
+		r.Intent.New = r.Intent.New.With(args[0], args[1])
+	case f[0] == "intent-child" && len(args) == 3:
+		c := &initsys.Child{Boot: args[0]}
+		if c.PID, err = strconv.Atoi(args[1]); err == nil {
+			c.Start, err = strconv.ParseUint(args[2], 10, 64)
+		}
+		r.Intent.Child = c
+	default:
+		return bad
+	}
+	if err != nil {
+		return bad
+	}
+	return nil
+}
+
+func wanted(s string) (wire.Wanted, error) {
+	switch w := wire.Wanted(s); w {
+	case wire.WantedUp, wire.WantedDown, wire.WantedHeld:
+		return w, nil
+	}
+	return "", errors.New("not a wanted state")
+}

@@ -1,0 +1,506 @@
+package gate
+
+import (
+	"fmt"
+	"time"
+
+	"kido/internal/initsys"
+	"kido/internal/wire"
+)
+
+// Machine carries one request for one instance through the protocol. It is a
+// value: Step returns the machine after an event and the one effect to be
+// performed next, whose outcome is the next event. It does no I/O and reads no
+// clock, so a simulator drives the very rules that ship.
+//
+// The order of the effects is the protocol: lock, load, wait for init, recover,
+// compare, prepare, store the intent, go, wait for the job, look, store the
+// result, reply. Each store is durable before the next effect.
+type Machine struct {
+	q     wire.Request
+	at    phase
+	rec   Record // as on disk
+	aside bool   // the file on disk was unreadable and must be set aside before a store
+	torn  string // why it was unreadable
+	read  uint64 // the generation that was loaded: what a compare-and-set compares with
+	look  Look   // the latest look at the instance
+	next  Record // what is being stored
+	try   attempt
+	acted bool   // an attempt of this request has succeeded
+	first string // STATUS: the token before the probes
+	asked Asked  // STATUS: what they said
+}
+
+// phase says what the event that is waited for will be used for.
+type phase int
+
+const (
+	reading    phase = iota // STATUS: the look before the probes
+	rereading               // STATUS: the look after them
+	idling                  // waiting for init before anything is decided
+	recovering              // storing what became of an intent
+	intending               // storing the intent of an attempt
+	settling                // looking whether an attempt worked
+	finishing               // storing the last record: then reply
+)
+
+// attempt is one change that init is told to make.
+type attempt struct {
+	do     initsys.Action
+	intent Intent
+	resume bool // it completes a change that an earlier request left behind
+	ended  Ended
+}
+
+// NewMachine begins a request; its first effect comes from Step(Begin{}).
+func NewMachine(instance string, q wire.Request) Machine {
+	return Machine{q: q, rec: Record{Instance: instance}}
+}
+
+// Look is what the adapter saw of the instance.
+type Look struct {
+	State wire.State
+	Token string        // "" unless State is up and the incarnation is known
+	Age   time.Duration // for people
+	Word  string
+	Err   string // the adapter could not look; State is "" then
+}
+
+func (l Look) up() bool { return l.State == wire.StateUp && l.Token != "" }
+
+// The events: what became of the effect that Step returned last.
+type (
+	Event interface{ event() }
+
+	Begin  struct{}
+	Locked struct {
+		OK  bool
+		Err string // it could not be tried
+	}
+	// Loaded carries the state file; a missing file is the zero record with no
+	// error, an unreadable one is Unreadable.
+	Loaded struct {
+		Record     Record
+		Unreadable string // why: its content cannot be believed
+		Err        string // it could not be read at all
+	}
+	Looked struct {
+		Look    Look
+		Waiting bool // the wait ended with init still at work
+	}
+	Asked struct { // the probes' answer
+		Ready bool
+		Word  string
+	}
+	Stored   struct{ Err string }
+	Prepared struct {
+		Child *initsys.Child
+		Err   string
+		// Unsupported says that the instance has no such action.
+		Unsupported bool
+	}
+	Gone  struct{ Err string }
+	Ended struct { // of the job
+		Err     string // init reported failure
+		Running bool   // the wait ended before the job did
+		Output  string
+	}
+)
+
+// The effects: what the driver is to do.
+type (
+	Effect interface{ effect() }
+
+	Lock struct{}                       // → Locked
+	Load struct{}                       // → Loaded
+	Idle struct{ Child *initsys.Child } // wait until init, and this child, are at rest, and look → Looked
+	See  struct{}                       // look once → Looked
+	Ask  struct{}                       // run the readiness probes once → Asked
+	Save struct {                       // durably; Aside keeps the unreadable file under another name → Stored
+		Record Record
+		Aside  bool
+	}
+	Prepare struct{ Do initsys.Action } // → Prepared
+	Go      struct{}                    // let the prepared job begin → Gone
+	Await   struct{}                    // its end → Ended
+	Settle  struct{ Up bool }           // look until it is so, bounded → Looked
+	Answer  struct{ Reply wire.Reply }  // give the job and the lock back, then reply: the end
+)
+
+func (Begin) event()    {}
+func (Locked) event()   {}
+func (Loaded) event()   {}
+func (Looked) event()   {}
+func (Asked) event()    {}
+func (Stored) event()   {}
+func (Prepared) event() {}
+func (Gone) event()     {}
+func (Ended) event()    {}
+
+func (Lock) effect()    {}
+func (Load) effect()    {}
+func (Idle) effect()    {}
+func (See) effect()     {}
+func (Ask) effect()     {}
+func (Save) effect()    {}
+func (Prepare) effect() {}
+func (Go) effect()      {}
+func (Await) effect()   {}
+func (Settle) effect()  {}
+func (Answer) effect()  {}
+
+// Step takes the outcome of the last effect and returns the next one.
+func (m Machine) Step(ev Event) (Machine, Effect) {
+	switch ev := ev.(type) {
+	case Begin:
+		return m, Lock{}
+	case Locked:
+		if ev.Err != "" {
+			return m.reply(wire.CodeError, "cannot lock it: "+ev.Err)
+		}
+		if !ev.OK {
+			return m, Answer{wire.Reply{Code: wire.CodeBusy, Word: "another request is at work on " + m.rec.Instance}}
+		}
+		return m, Load{}
+	case Loaded:
+		return m.loaded(ev)
+	case Looked:
+		m.look = ev.Look
+		switch {
+		case ev.Look.Err != "":
+			return m.reply(wire.CodeError, "cannot tell its state: "+ev.Look.Err)
+		case m.at == reading && (ev.Look.up() || ev.Look.State == wire.StateBlind):
+			m.first = ev.Look.Token
+			return m, Ask{}
+		case m.at == reading, m.at == rereading:
+			return m.answerStatus()
+		case m.at == settling:
+			return m.settled()
+		case ev.Waiting:
+			return m.reply(wire.CodeBusy, "init is still at work on it")
+		default:
+			return m.recover()
+		}
+	case Asked:
+		m.asked = ev
+		m.at = rereading
+		return m, See{}
+	case Stored:
+		return m.stored(ev)
+	case Prepared:
+		if ev.Unsupported {
+			return m.reply(wire.CodeInvalid, fmt.Sprintf("it has no %s: %s", m.try.do, ev.Err))
+		}
+		if ev.Err != "" {
+			return m.reply(wire.CodeError, fmt.Sprintf("cannot prepare its %s: %s", m.try.do, ev.Err))
+		}
+		m.try.intent.Child = ev.Child
+		r := m.rec
+		r.Intent = &m.try.intent
+		return m.store(intending, r)
+	case Gone:
+		if ev.Err != "" { // not begun: the intent on file says so to whoever comes next
+			return m.reply(wire.CodeFailed, fmt.Sprintf("cannot begin its %s: %s", m.try.do, ev.Err))
+		}
+		return m, Await{}
+	case Ended:
+		m.try.ended = ev
+		if ev.Running {
+			return m.reply(wire.CodeFailed, fmt.Sprintf("its %s has not ended in time and goes on", m.try.do))
+		}
+		m.at = settling
+		return m, Settle{Up: m.try.do != initsys.Stop}
+	}
+	return m.reply(wire.CodeError, fmt.Sprintf("the gate was told %T out of turn", ev))
+}
+
+func (m Machine) loaded(ev Loaded) (Machine, Effect) {
+	if ev.Err != "" {
+		return m.reply(wire.CodeError, "cannot read its state file: "+ev.Err)
+	}
+	m.rec.Generation = 0
+	if ev.Unreadable == "" {
+		m.rec = ev.Record
+	}
+	m.torn, m.aside = ev.Unreadable, ev.Unreadable != ""
+	m.read = m.rec.Generation
+	switch {
+	case m.q.Verb == wire.VerbStatus:
+		m.at = reading
+		return m, See{}
+	case m.aside && m.q.Verb != wire.VerbRestart:
+		// Unknown is not empty: an intent may have been on file, so nothing
+		// may be concluded. A restart that a person asks for needs nothing of
+		// the old state, and mends it.
+		return m.reply(wire.CodeUnknown, m.unreadable())
+	}
+	m.at = idling
+	return m, Idle{Child: m.child()}
+}
+
+func (m Machine) child() *initsys.Child {
+	if m.rec.Intent == nil {
+		return nil
+	}
+	return m.rec.Intent.Child
+}
+
+func (m Machine) unreadable() string {
+	return fmt.Sprintf("its state file cannot be believed (%s): what it was started against is unknown; `kido restart %s` makes it known again", m.torn, m.rec.Instance)
+}
+
+// answerStatus answers a STATUS: token, probes, token again. A pair that differs
+// is not settled, and what is not settled is not ready.
+func (m Machine) answerStatus() (Machine, Effect) {
+	r := wire.Reply{Code: wire.CodeOK, Status: m.status()}
+	if m.aside {
+		r.Code, r.Word = wire.CodeUnknown, m.unreadable()
+	}
+	s := r.Status
+	s.Settled = m.look.up() && m.look.Token == m.first || m.look.State == wire.StateBlind
+	s.Ready = s.Settled && m.asked.Ready
+	switch {
+	case s.Settled:
+		s.Word = m.asked.Word
+	case m.look.up():
+		s.Word = "it was restarted while it was looked at"
+	}
+	return m, Answer{r}
+}
+
+// recover finds out what became of an intent, by the instance itself.
+func (m Machine) recover() (Machine, Effect) {
+	in := m.rec.Intent
+	if in == nil {
+		return m.decide()
+	}
+	r := m.rec
+	r.Intent = nil
+	stop := in.Verb == wire.VerbStop
+	switch {
+	case stop && !m.look.up(): // the stop happened
+		r.Wanted = in.Wanted
+	case m.look.State == wire.StateBlind: // cannot be told: as if it had not happened
+	case stop: // still up: it did not
+	case m.look.up() && m.look.Token != in.Own: // the change happened
+		r.Wanted, r.Basis, r.Own = in.Wanted, in.New, m.look.Token
+	case m.look.up(): // it did not
+	case m.q.Verb == wire.VerbStop: // it is down, and owed its start: a stop on purpose ends that, a hold does not
+		r.Wanted = wire.WantedHeld
+	default: // it is down, or was left half way: start it again, for the same basis
+		again := *in
+		return m.attempt(attempt{do: initsys.Start, intent: again, resume: true})
+	}
+	return m.store(recovering, r)
+}
+
+// decide compares what is asked for with what is, and begins an attempt where
+// they differ.
+func (m Machine) decide() (Machine, Effect) {
+	if m.look.State == wire.StateUp && m.look.Token == "" {
+		return m.reply(wire.CodeBusy, "it is up, but its incarnation cannot be told yet: "+m.look.Word)
+	}
+	running := m.look.up() || m.look.State == wire.StateBlind
+	switch m.q.Verb {
+	case wire.VerbEnsure:
+		return m.ensure(running)
+	case wire.VerbStop:
+		return m.stop(running)
+	}
+	// The explicit verbs. What is so already needs no compare-and-set.
+	switch {
+	case m.q.Verb == wire.VerbStart && running:
+		return m.achieved("it is up")
+	case m.q.Verb == wire.VerbRestart && m.look.up() && m.look.Token != m.q.Own:
+		return m.achieved("it was started anew since you looked")
+	case m.q.Generation != m.read && !m.acted:
+		return m.reply(wire.CodeStale, "its record has changed since you looked")
+	case m.q.Verb == wire.VerbReload && !running:
+		return m.reply(wire.CodeFailed, "it is not running: there is nothing to reload")
+	}
+	do := map[wire.Verb]initsys.Action{
+		wire.VerbStart: initsys.Start, wire.VerbRestart: initsys.Restart, wire.VerbReload: initsys.Reload,
+	}[m.q.Verb]
+	if do == "" {
+		return m.reply(wire.CodeInvalid, fmt.Sprintf("%s is not a verb for an instance", m.q.Verb))
+	}
+	if do == initsys.Restart && !running {
+		do = initsys.Start
+	}
+	return m.attempt(m.toward(do))
+}
+
+// ensure is the heart: one compare-and-set on the whole basis.
+func (m Machine) ensure(running bool) (Machine, Effect) {
+	same := m.rec.Basis.Equal(m.q.New)
+	switch {
+	case same && running:
+		return m.achieved("its basis is current")
+	case !m.rec.Basis.Equal(m.q.Expect):
+		return m.reply(wire.CodeStale, "its basis has changed since you looked")
+	case !running && m.onPurpose():
+		if same {
+			return m.reply(wire.CodeWaived, "it was stopped on purpose")
+		}
+		// Whatever starts it from now on starts it after these incarnations
+		// were ready: the debt is settled without a restart.
+		r := m.rec
+		r.Wanted, r.Basis = wire.WantedDown, m.q.New
+		return m.store(finishing, r)
+	case !running:
+		return m.attempt(m.toward(initsys.Start))
+	case m.q.Reaction == wire.ReactReload:
+		return m.attempt(m.toward(initsys.Reload))
+	default:
+		return m.attempt(m.toward(initsys.Restart))
+	}
+}
+
+// onPurpose tells an instance that is down because someone wants it down from
+// one that failed or that a run has stopped and still owes the start.
+func (m Machine) onPurpose() bool {
+	return m.rec.Wanted == wire.WantedDown || m.look.State == wire.StateDown && m.rec.Wanted != wire.WantedHeld
+}
+
+func (m Machine) stop(running bool) (Machine, Effect) {
+	want := wire.WantedDown
+	if m.q.Hold {
+		want = wire.WantedHeld
+	}
+	switch {
+	case m.look.State == wire.StateBlind:
+		return m.reply(wire.CodeInvalid, "a plain target runs its one command: it cannot be stopped")
+	case !running && (m.q.Hold || m.rec.Wanted == want && m.look.State == wire.StateDown):
+		// A hold starts nothing later that was not up before.
+		return m.achieved("it is down")
+	case m.q.Generation != m.read:
+		return m.reply(wire.CodeStale, "its record has changed since you looked")
+	case m.look.State == wire.StateDown:
+		r := m.rec
+		r.Wanted = want
+		return m.store(finishing, r)
+	}
+	return m.attempt(attempt{do: initsys.Stop, intent: Intent{
+		Verb: wire.VerbStop, Own: m.look.Token, Wanted: want, New: m.rec.Basis,
+	}})
+}
+
+// achieved replies that it is so: done where this very request brought it
+// about by completing an earlier one, already otherwise.
+func (m Machine) achieved(word string) (Machine, Effect) {
+	if m.acted {
+		return m.reply(wire.CodeDone, "")
+	}
+	return m.reply(wire.CodeAlready, word)
+}
+
+// toward is the attempt that serves the request as it stands.
+func (m Machine) toward(do initsys.Action) attempt {
+	return attempt{do: do, intent: Intent{Verb: m.q.Verb, Own: m.look.Token, New: m.q.New, Wanted: wire.WantedUp}}
+}
+
+func (m Machine) attempt(a attempt) (Machine, Effect) {
+	m.try = a
+	return m, Prepare{Do: a.do}
+}
+
+// settled judges an attempt by the instance, not by what init said of it.
+func (m Machine) settled() (Machine, Effect) {
+	t := m.try
+	blind := m.look.State == wire.StateBlind
+	switch {
+	case blind && t.ended.Err != "":
+		return m.failed("")
+	case blind: // the exit status is all there is
+	case t.do == initsys.Stop && m.look.State == wire.StateUp:
+		return m.failed("it is still up")
+	case t.do == initsys.Stop:
+	case !m.look.up():
+		return m.failed("it is " + string(m.look.State))
+	case t.do == initsys.Restart && m.look.Token == t.intent.Own:
+		return m.failed("it is the same incarnation as before")
+	case t.do == initsys.Reload && m.look.Token == t.intent.Own && t.ended.Err != "":
+		return m.failed("") // nothing but init can tell whether a reload worked
+	}
+	r := m.rec
+	r.Intent = nil
+	r.Wanted, r.Basis, r.Own = t.intent.Wanted, t.intent.New, m.look.Token
+	m.acted = true
+	if t.resume {
+		return m.store(recovering, r)
+	}
+	return m.store(finishing, r)
+}
+
+// failed leaves the intent on file: the next request finds out what to make of it.
+func (m Machine) failed(but string) (Machine, Effect) {
+	word := fmt.Sprintf("its %s failed", m.try.do)
+	for _, w := range []string{m.try.ended.Err, but, m.look.Word} {
+		if w != "" {
+			word += ": " + w
+		}
+	}
+	return m.reply(wire.CodeFailed, word)
+}
+
+func (m Machine) store(at phase, r Record) (Machine, Effect) {
+	r.Generation++
+	m.at, m.next = at, r
+	return m, Save{Record: r, Aside: m.aside}
+}
+
+func (m Machine) stored(ev Stored) (Machine, Effect) {
+	if ev.Err != "" {
+		code := wire.CodeError // nothing was changed yet
+		if m.try.do != "" && m.at != intending {
+			code = wire.CodeFailed // it was, and the intent still tells
+		}
+		return m.reply(code, "cannot write its state file: "+ev.Err)
+	}
+	m.rec, m.aside, m.torn = m.next, false, ""
+	switch m.at {
+	case intending:
+		return m, Go{}
+	case recovering:
+		return m.decide()
+	}
+	switch {
+	case m.try.do == "" && m.q.Verb == wire.VerbEnsure:
+		return m.reply(wire.CodeWaived, "it was stopped on purpose: its debt is waived, it will start fresh")
+	case m.try.do == "":
+		return m.reply(wire.CodeDone, "it was down; now it is wanted so")
+	case m.try.ended.Err != "":
+		return m.reply(wire.CodeDone, "though init reported: "+m.try.ended.Err)
+	}
+	return m.reply(wire.CodeDone, "")
+}
+
+func (m Machine) reply(code wire.Code, word string) (Machine, Effect) {
+	return m, Answer{wire.Reply{Code: code, Word: word, Output: m.try.ended.Output, Status: m.status()}}
+}
+
+// status is what is known now, without readiness; nil before the first look.
+func (m Machine) status() *wire.Status {
+	if m.look.State == "" {
+		return nil
+	}
+	s := &wire.Status{
+		Instance: m.rec.Instance, State: m.look.State, Age: m.look.Age, Word: m.look.Word,
+		Generation: m.rec.Generation, Wanted: m.rec.Wanted, Basis: m.rec.Basis,
+	}
+	if m.look.up() {
+		s.Token = m.look.Token
+	}
+	switch { // what a person did by hand counts as wanted
+	case m.look.State == wire.StateUp, m.look.State == wire.StateBlind:
+		s.Wanted = wire.WantedUp
+	case m.look.State == wire.StateDown && s.Wanted != wire.WantedHeld && m.rec.Intent == nil:
+		s.Wanted = wire.WantedDown
+	case s.Wanted == "":
+		s.Wanted = wire.WantedUp
+	}
+	if in := m.rec.Intent; in != nil {
+		s.Intent, s.IntentVerb, s.IntentNew = true, in.Verb, in.New
+	}
+	return s
+}

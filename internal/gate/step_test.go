@@ -1,0 +1,355 @@
+package gate
+
+import (
+	"fmt"
+	"testing"
+
+	"kido/internal/initsys"
+	"kido/internal/wire"
+)
+
+// world is one instance, its init and its state file, in memory. It performs
+// effects the way a machine does: a job that was begun goes on when the gate
+// that began it dies.
+type world struct {
+	state    wire.State
+	life     int // counts the starts: the incarnation
+	restarts int // stops of something that was up, followed by a start
+	reloads  int
+	disk     []byte // the state file; nil: none
+	held     initsys.Action
+	running  initsys.Action // the job that init is at, "" for none
+	broken   bool           // starts fail
+	deaf     bool           // restarts report success and do nothing
+	fullDisk bool
+}
+
+func (w *world) token() string {
+	if w.state != wire.StateUp {
+		return ""
+	}
+	return fmt.Sprintf("life:%d", w.life)
+}
+
+func (w *world) look() Look { return Look{State: w.state, Token: w.token()} }
+
+// finish lets init end what it was told.
+func (w *world) finish() {
+	do := w.running
+	w.running = ""
+	start := func() {
+		w.state = wire.StateFailed
+		if !w.broken {
+			w.state = wire.StateUp
+			w.life++
+		}
+	}
+	switch {
+	case do == initsys.Reload:
+		w.reloads++
+	case do == initsys.Stop:
+		w.state = wire.StateDown
+	case do == initsys.Start && w.state != wire.StateUp:
+		start()
+	case do == initsys.Restart && !w.deaf:
+		w.restarts++
+		start()
+	}
+}
+
+func (w *world) perform(e Effect) Event {
+	switch e := e.(type) {
+	case Lock:
+		return Locked{OK: true}
+	case Load:
+		if w.disk == nil {
+			return Loaded{Record: Record{Instance: "web@web1"}}
+		}
+		r, err := ParseRecord(w.disk, "web@web1")
+		if err != nil {
+			return Loaded{Unreadable: err.Error()}
+		}
+		return Loaded{Record: r}
+	case Idle:
+		w.finish()
+		return Looked{Look: w.look()}
+	case See:
+		return Looked{Look: w.look()}
+	case Ask:
+		return Asked{Ready: true}
+	case Save:
+		if w.fullDisk {
+			return Stored{Err: "no space left on device"}
+		}
+		w.disk = e.Record.Format()
+		return Stored{}
+	case Prepare:
+		w.held = e.Do
+		return Prepared{Child: &initsys.Child{Boot: "boot", PID: 7, Start: 1}}
+	case Go:
+		w.running, w.held = w.held, ""
+		return Gone{}
+	case Await:
+		w.finish()
+		return Ended{}
+	case Settle:
+		return Looked{Look: w.look()}
+	}
+	panic(fmt.Sprintf("no such effect: %T", e))
+}
+
+// request carries q through; with crash ≥ 0 the gate dies before (even) or
+// after (odd) effect number crash/2. ok is false where it died.
+func (w *world) request(q wire.Request, crash int) (r wire.Reply, ok bool) {
+	m, effect := NewMachine("web@web1", q).Step(Begin{})
+	for n := 0; ; n++ {
+		if a, ok := effect.(Answer); ok {
+			return a.Reply, true
+		}
+		if crash == 2*n {
+			w.held = "" // a child that was not told to go ends by itself
+			return wire.Reply{}, false
+		}
+		ev := w.perform(effect)
+		if crash == 2*n+1 {
+			w.held = ""
+			return wire.Reply{}, false
+		}
+		m, effect = m.Step(ev)
+	}
+}
+
+func (w *world) status(t *testing.T) wire.Status {
+	t.Helper()
+	w.finish()
+	r, _ := w.request(wire.Request{Verb: wire.VerbStatus, Service: "web"}, -1)
+	if r.Status == nil {
+		t.Fatalf("STATUS: %+v", r)
+	}
+	return *r.Status
+}
+
+func vector(token string) wire.Vector {
+	return wire.NewVector(wire.Entry{Instance: "db@db1", Token: token})
+}
+
+func ensure(expect, next wire.Vector) wire.Request {
+	return wire.Request{Verb: wire.VerbEnsure, Service: "web", Reaction: wire.ReactRestart, Expect: expect, New: next}
+}
+
+func upSince(basis wire.Vector) *world {
+	w := &world{state: wire.StateUp, life: 1}
+	w.disk = Record{Instance: "web@web1", Generation: 3, Wanted: wire.WantedUp, Own: "life:1", Basis: basis}.Format()
+	return w
+}
+
+func TestEnsure(t *testing.T) {
+	old, next := vector("a"), vector("b")
+	down := func(wanted wire.Wanted, state wire.State) *world {
+		w := upSince(old)
+		w.state = state
+		w.disk = Record{Instance: "web@web1", Generation: 3, Wanted: wanted, Basis: old}.Format()
+		return w
+	}
+	reload := ensure(old, next)
+	reload.Reaction = wire.ReactReload
+	for _, c := range []struct {
+		name              string
+		w                 *world
+		q                 wire.Request
+		code              wire.Code
+		basis             wire.Vector
+		restarts, reloads int
+		state             wire.State
+	}{
+		{"a stale one is restarted", upSince(old), ensure(old, next), wire.CodeDone, next, 1, 0, wire.StateUp},
+		{"a current one is left alone", upSince(next), ensure(old, next), wire.CodeAlready, next, 0, 0, wire.StateUp},
+		{"someone else was here", upSince(vector("c")), ensure(old, next), wire.CodeStale, vector("c"), 0, 0, wire.StateUp},
+		{"a reload", upSince(old), reload, wire.CodeDone, next, 0, 1, wire.StateUp},
+		{"nothing on record", &world{state: wire.StateUp, life: 1}, ensure(nil, next), wire.CodeDone, next, 1, 0, wire.StateUp},
+		{"stopped by hand", down(wire.WantedUp, wire.StateDown), ensure(old, next), wire.CodeWaived, next, 0, 0, wire.StateDown},
+		{"stopped by kido", down(wire.WantedDown, wire.StateDown), ensure(old, next), wire.CodeWaived, next, 0, 0, wire.StateDown},
+		{"stopped by kido, and failed at it", down(wire.WantedDown, wire.StateFailed), ensure(old, next), wire.CodeWaived, next, 0, 0, wire.StateFailed},
+		{"held by a run", down(wire.WantedHeld, wire.StateDown), ensure(old, next), wire.CodeDone, next, 0, 0, wire.StateUp},
+		{"failed", down(wire.WantedUp, wire.StateFailed), ensure(old, next), wire.CodeDone, next, 0, 0, wire.StateUp},
+		{"failed, and never seen", &world{state: wire.StateFailed}, ensure(nil, next), wire.CodeDone, next, 0, 0, wire.StateUp},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := c.w.request(c.q, -1)
+			if r.Code != c.code {
+				t.Fatalf("replied %s (%s), want %s", r.Code, r.Word, c.code)
+			}
+			if s := c.w.status(t); !s.Basis.Equal(c.basis) || s.State != c.state || s.Intent {
+				t.Errorf("left state %s, basis %v, intent %t; want %s, %v, none", s.State, s.Basis, s.Intent, c.state, c.basis)
+			}
+			if c.w.restarts != c.restarts || c.w.reloads != c.reloads {
+				t.Errorf("%d restarts and %d reloads, want %d and %d", c.w.restarts, c.w.reloads, c.restarts, c.reloads)
+			}
+		})
+	}
+}
+
+// A restart that reports success and changes nothing must not be believed: the
+// basis would say what is not so (I1).
+func TestRestartThatDoesNothing(t *testing.T) {
+	w := upSince(vector("a"))
+	w.deaf = true
+	r, _ := w.request(ensure(vector("a"), vector("b")), -1)
+	if r.Code != wire.CodeFailed {
+		t.Fatalf("replied %s, want failed", r.Code)
+	}
+	if s := w.status(t); !s.Basis.Equal(vector("a")) {
+		t.Errorf("basis is %v, want the old one", s.Basis)
+	}
+}
+
+// Whatever the effect at which a gate dies, the debt is still there afterwards
+// or was paid, and paying it costs one restart in all (I1, I2, I3).
+func TestCrashAtEveryEffect(t *testing.T) {
+	old, next := vector("a"), vector("b")
+	crashes := 0
+	for first := 0; ; first++ {
+		ended := false
+		for second := -1; second < 24; second++ {
+			w := upSince(old)
+			_, ended = w.request(ensure(old, next), first)
+			if !ended {
+				crashes++
+				s := w.status(t)
+				w.request(ensure(s.Basis, next), second)
+			}
+			// The runner reads, asks, and reads again until nothing is owed.
+			for range 4 {
+				if s := w.status(t); s.Intent || !s.Basis.Equal(next) {
+					w.request(ensure(s.Basis, next), -1)
+				}
+			}
+			s := w.status(t)
+			if s.State != wire.StateUp || !s.Basis.Equal(next) || s.Intent {
+				t.Fatalf("crash at %d and %d: ends %s with basis %v, intent %t", first, second, s.State, s.Basis, s.Intent)
+			}
+			if w.restarts != 1 {
+				t.Fatalf("crash at %d and %d: restarted %d times, want once", first, second, w.restarts)
+			}
+		}
+		if ended {
+			break
+		}
+	}
+	if crashes < 100 {
+		t.Fatalf("only %d crashes were tried", crashes)
+	}
+}
+
+func TestFailedStartIsTriedAgainByTheNextRequest(t *testing.T) {
+	w := upSince(vector("a"))
+	w.broken = true
+	q := ensure(vector("a"), vector("b"))
+	if r, _ := w.request(q, -1); r.Code != wire.CodeFailed {
+		t.Fatalf("replied %s, want failed", r.Code)
+	}
+	if s := w.status(t); !s.Intent || !s.Basis.Equal(vector("a")) {
+		t.Fatalf("after a failed start: intent %t, basis %v; want the debt on record", s.Intent, s.Basis)
+	}
+	w.broken = false
+	if r, _ := w.request(q, -1); r.Code != wire.CodeDone {
+		t.Fatalf("replied %s (%s), want done", r.Code, r.Word)
+	}
+	if w.restarts != 1 {
+		t.Errorf("restarted %d times, want once: the second was a start", w.restarts)
+	}
+}
+
+// A hold stops what a run will start again; it must neither make a run start
+// what was down before, nor lose a start that was owed before.
+func TestHold(t *testing.T) {
+	hold := func(w *world) wire.Reply {
+		s := w.status(t)
+		r, _ := w.request(wire.Request{Verb: wire.VerbStop, Service: "web", Hold: true, Generation: s.Generation}, -1)
+		return r
+	}
+	t.Run("up", func(t *testing.T) {
+		w := upSince(vector("a"))
+		if r := hold(w); r.Code != wire.CodeDone || w.state != wire.StateDown {
+			t.Fatalf("replied %s, state %s", r.Code, w.state)
+		}
+		if r, _ := w.request(ensure(vector("a"), vector("b")), -1); r.Code != wire.CodeDone || w.state != wire.StateUp {
+			t.Errorf("ENSURE replied %s, state %s: want it started", r.Code, w.state)
+		}
+	})
+	t.Run("down on purpose", func(t *testing.T) {
+		w := upSince(vector("a"))
+		w.state = wire.StateDown
+		hold(w)
+		if r, _ := w.request(ensure(vector("a"), vector("b")), -1); r.Code != wire.CodeWaived {
+			t.Errorf("ENSURE replied %s: want it left as it was", r.Code)
+		}
+	})
+	t.Run("owed its start", func(t *testing.T) {
+		w := upSince(vector("a"))
+		w.broken = true
+		w.request(ensure(vector("a"), vector("b")), -1)
+		w.state, w.broken = wire.StateDown, false // an init that calls a failed start inactive
+		hold(w)
+		if r, _ := w.request(ensure(vector("a"), vector("b")), -1); r.Code != wire.CodeDone || w.state != wire.StateUp {
+			t.Errorf("ENSURE replied %s, state %s: want it started", r.Code, w.state)
+		}
+	})
+}
+
+// A late or repeated request undoes nothing.
+func TestLateRequests(t *testing.T) {
+	w := upSince(vector("a"))
+	s := w.status(t)
+	start := wire.Request{Verb: wire.VerbStart, Service: "web", Generation: s.Generation, New: vector("a")}
+	stop := wire.Request{Verb: wire.VerbStop, Service: "web", Generation: s.Generation}
+	if r, _ := w.request(stop, -1); r.Code != wire.CodeDone {
+		t.Fatalf("stop: %s", r.Code)
+	}
+	if r, _ := w.request(start, -1); r.Code != wire.CodeStale || w.state != wire.StateDown {
+		t.Errorf("a start from before the stop: %s, state %s; want stale and down", r.Code, w.state)
+	}
+	s = w.status(t)
+	start.Generation = s.Generation
+	if r, _ := w.request(start, -1); r.Code != wire.CodeDone {
+		t.Fatalf("start: %s (%s)", r.Code, r.Word)
+	}
+	if r, _ := w.request(stop, -1); r.Code != wire.CodeStale || w.state != wire.StateUp {
+		t.Errorf("the stop again: %s, state %s; want stale and up", r.Code, w.state)
+	}
+	s = w.status(t)
+	restart := wire.Request{Verb: wire.VerbRestart, Service: "web", Own: s.Token, Generation: s.Generation, New: vector("a")}
+	for i, want := range []wire.Code{wire.CodeDone, wire.CodeAlready} {
+		if r, _ := w.request(restart, -1); r.Code != want || w.restarts != 1 {
+			t.Errorf("restart no. %d: %s after %d restarts, want %s after 1", i+1, r.Code, w.restarts, want)
+		}
+	}
+}
+
+// Unreadable is unknown: nothing is concluded from it, and only a restart that
+// a person asks for makes it known again.
+func TestUnreadableState(t *testing.T) {
+	w := upSince(vector("b"))
+	w.disk[20] ^= 1
+	if s := w.status(t); s.State != wire.StateUp {
+		t.Errorf("STATUS says %s: the instance itself can be seen", s.State)
+	}
+	for _, verb := range []wire.Verb{wire.VerbEnsure, wire.VerbStart, wire.VerbStop, wire.VerbReload} {
+		if r, _ := w.request(wire.Request{Verb: verb, Service: "web", New: vector("b")}, -1); r.Code != wire.CodeUnknown {
+			t.Errorf("%s replied %s, want unknown", verb, r.Code)
+		}
+	}
+	r, _ := w.request(wire.Request{Verb: wire.VerbRestart, Service: "web", Own: "life:1", New: vector("b")}, -1)
+	if s := w.status(t); r.Code != wire.CodeDone || !s.Basis.Equal(vector("b")) {
+		t.Errorf("restart replied %s (%s) and left basis %v", r.Code, r.Word, s.Basis)
+	}
+}
+
+func TestFullDiskChangesNothing(t *testing.T) {
+	w := upSince(vector("a"))
+	w.fullDisk = true
+	r, _ := w.request(ensure(vector("a"), vector("b")), -1)
+	if r.Code != wire.CodeError || w.restarts != 0 {
+		t.Errorf("replied %s after %d restarts; want an error and none", r.Code, w.restarts)
+	}
+}

@@ -1,0 +1,519 @@
+package probe_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"kido/internal/probe"
+	"kido/internal/wire"
+)
+
+const (
+	short = 100 * time.Millisecond // for tries that must run into it
+	long  = 20 * time.Second       // for tries that must not
+)
+
+// TestMain lets this binary be the program of a Local: it reads the question
+// and answers by its target's host.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == probe.ChildArg {
+		program()
+	}
+	os.Exit(m.Run())
+}
+
+func program() {
+	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	switch {
+	case strings.Contains(line, "//uid"):
+		groups, _ := os.Getgroups()
+		fmt.Println(wire.FormatLine("not-ready", "5", fmt.Sprint(os.Getuid(), os.Getgid(), groups)))
+	case strings.Contains(line, "//echo"):
+		fmt.Println(wire.FormatLine("not-ready", "5", strings.TrimSpace(line)))
+	case strings.Contains(line, "//ready"):
+		fmt.Println("ready 5")
+	case strings.Contains(line, "//garbage"):
+		fmt.Println("\x1b]0;owned\x07")
+	case strings.Contains(line, "//endless"):
+		for {
+			if _, err := os.Stdout.WriteString(strings.Repeat("x", 4096)); err != nil {
+				break
+			}
+		}
+	case strings.Contains(line, "//crash"):
+		syscall.Exit(7)
+	case strings.Contains(line, "//silent"):
+		signal.Ignore(syscall.SIGTERM)
+		select {}
+	}
+	syscall.Exit(0)
+}
+
+// listen serves each connection of a listener on loopback with serve, and ends
+// all of it with the test.
+func listen(t *testing.T, address string, serve func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Skipf("SKIPPED: cannot listen at %s: %v", address, err)
+	}
+	accepted := make(chan struct{})
+	go func() {
+		defer close(accepted)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serve(c)
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-accepted })
+	return l.Addr().String()
+}
+
+// says answers a request with text, and then lets the other side hang up first.
+func says(text string) func(net.Conn) {
+	return func(c net.Conn) {
+		readRequest(c)
+		_, _ = io.WriteString(c, text)
+		_, _ = io.Copy(io.Discard, c)
+	}
+}
+
+func readRequest(c net.Conn) (head string) {
+	r := bufio.NewReader(c)
+	for {
+		line, err := r.ReadString('\n')
+		head += line
+		if err != nil || line == "\r\n" {
+			return head
+		}
+	}
+}
+
+func silent(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
+
+// refused is an address of this host at which nobody listens.
+func refused(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// full is the address of a listener whose queue has no room: connections to it
+// stay half open.
+func full(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
+	for range 16 {
+		c, err := net.DialTimeout("tcp", address, short)
+		if err != nil {
+			return address
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+	t.Skip("SKIPPED: the kernel lets a listener's queue grow")
+	return ""
+}
+
+type question struct {
+	name string
+	spec func(t *testing.T) probe.Spec
+	want string // word; "" is ready
+}
+
+func tcp(address func(*testing.T) string, timeout time.Duration) func(*testing.T) probe.Spec {
+	return func(t *testing.T) probe.Spec {
+		return probe.Spec{Kind: probe.KindTCP, Target: address(t), Timeout: timeout}
+	}
+}
+
+func http(serve func(net.Conn), timeout time.Duration, status ...int) func(*testing.T) probe.Spec {
+	return func(t *testing.T) probe.Spec {
+		return probe.Spec{Kind: probe.KindHTTP, Target: "http://" + listen(t, "127.0.0.1:0", serve) + "/health", Timeout: timeout, Status: status}
+	}
+}
+
+func sh(timeout time.Duration, script string) func(*testing.T) probe.Spec {
+	return func(*testing.T) probe.Spec {
+		return probe.Spec{Kind: probe.KindExec, Argv: []string{"/bin/sh", "-c", script}, Timeout: timeout}
+	}
+}
+
+func questions() []question {
+	const headers = "HTTP/1.1 200 OK\r\n"
+	at := func(address string) func(*testing.T) string { return func(*testing.T) string { return address } }
+	return []question{
+		{"tcp", tcp(func(t *testing.T) string { return listen(t, "127.0.0.1:0", silent) }, long), ""},
+		{"tcp by name", tcp(func(t *testing.T) string {
+			return strings.Replace(listen(t, "127.0.0.1:0", silent), "127.0.0.1", "localhost", 1)
+		}, long), ""},
+		{"tcp over IPv6", tcp(func(t *testing.T) string { return listen(t, "[::1]:0", silent) }, long), ""},
+		{"tcp refused", tcp(refused, long), "connection refused"},
+		{"tcp half open", tcp(full, short), "no answer within 100ms"},
+		{"tcp nonsense", tcp(at("127.0.0.1"), long), "tcp: 127.0.0.1 is not ADDRESS:PORT"},
+
+		{"http", http(says(headers+"A: b\r\n\r\nbody"), long), ""},
+		{"http 1.0, bare newlines", http(says("HTTP/1.0 204\nA: b\n\n"), long), ""},
+		{"http over IPv6", func(t *testing.T) probe.Spec {
+			return probe.Spec{Kind: probe.KindHTTP, Target: "http://" + listen(t, "[::1]:0", says(headers+"\r\n"))}
+		}, ""},
+		{"http redirection", http(says("HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\n\r\n"), long), ""},
+		{"http hints first", http(says("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 503 Busy\r\n\r\n"), long), "HTTP 503 Busy"},
+		{"http 503", http(says("HTTP/1.1 503 Service Unavailable\r\n\r\n"), long), "HTTP 503 Service Unavailable"},
+		{"http 503 accepted", http(says("HTTP/1.1 503 Service Unavailable\r\n\r\n"), long, 200, 503), ""},
+		{"http 200 not accepted", http(says(headers+"\r\n"), long, 204), "HTTP 200 OK"},
+		{"http hostile reason", http(says("HTTP/1.1 500 \x1b[2J\x00no\r\n\r\n"), long), "HTTP 500 ?[2J?no"},
+		{"http refused", func(t *testing.T) probe.Spec {
+			return probe.Spec{Kind: probe.KindHTTP, Target: "http://" + refused(t) + "/"}
+		}, "connection refused"},
+		{"http silent", http(silent, short), "no answer within 100ms"},
+		{"http stops in its headers", http(says(headers+"A: b\r\n"), short), "no answer within 100ms"},
+		{"http hangs up", http(func(c net.Conn) { readRequest(c) }, long), "connection closed without an answer"},
+		{"http half closed", http(func(c net.Conn) {
+			readRequest(c)
+			_ = c.(*net.TCPConn).CloseWrite()
+			silent(c)
+		}, long), "connection closed without an answer"},
+		{"http hangs up in its headers", http(func(c net.Conn) {
+			readRequest(c)
+			_, _ = io.WriteString(c, headers+"A: b\r\n")
+		}, long), "connection closed without an answer"},
+		{"http reset", http(func(c net.Conn) {
+			readRequest(c)
+			_ = c.(*net.TCPConn).SetLinger(0)
+		}, long), "connection reset by peer"},
+		{"http garbage", http(says("SSH-2.0-OpenSSH_9.2\r\n"), long), "answered, but not in HTTP/1"},
+		{"http bad code", http(says("HTTP/1.1 20 OK\r\n\r\n"), long), "answered, but not in HTTP/1"},
+		{"http code out of range", http(says("HTTP/1.1 999 OK\r\n\r\n"), long), "answered, but not in HTTP/1"},
+		{"http endless headers", http(func(c net.Conn) {
+			readRequest(c)
+			_, err := io.WriteString(c, headers)
+			for err == nil {
+				_, err = io.WriteString(c, "X: y\r\n")
+			}
+		}, long), "header of the HTTP answer is over 64 KiB"},
+		{"http endless header", http(func(c net.Conn) {
+			readRequest(c)
+			_, err := io.WriteString(c, headers+"X: ")
+			for err == nil {
+				_, err = io.WriteString(c, strings.Repeat("y", 4096))
+			}
+		}, long), "header of the HTTP answer is over 64 KiB"},
+		{"http long header, end on a buffer's edge", http(says(headers+"X: "+strings.Repeat("y", 4096-3)+"\r\nA: b\r\n\r\n"), long), ""},
+
+		{"exec", sh(long, "exit 0"), ""},
+		{"exec fails", sh(long, "echo; echo starting up >&2; echo more; exit 1"), "starting up"},
+		{"exec fails silently", sh(long, "exit 3"), "/bin/sh: exit status 3"},
+		{"exec killed", sh(long, "kill -9 $$"), "/bin/sh: signal: killed"},
+		{"exec talks without end", sh(long, "yes | head -c 1000000; echo; exit 1"), "y"},
+		{"exec clean environment", sh(long, `echo "$(env | sort | tr '\n' ' ') $(pwd)"; exit 1`), "HOME=/ LANG=C PATH=/usr/sbin:/usr/bin:/sbin:/bin PWD=/ /"},
+		{"exec no standard input", sh(long, "read x || echo none; exit 1"), "none"},
+		{"exec hangs", sh(short, "sleep 1000"), "no answer within 100ms"},
+		{"exec leaves a process behind", sh(long, "sleep 1000 & exit 0"), ""},
+		{"exec missing", func(*testing.T) probe.Spec {
+			return probe.Spec{Kind: probe.KindExec, Argv: []string{"/nonexistent/x"}}
+		}, "/nonexistent/x: no such file or directory"},
+		{"exec not a program", func(t *testing.T) probe.Spec {
+			return probe.Spec{Kind: probe.KindExec, Argv: []string{t.TempDir()}}
+		}, "permission denied"},
+		{"exec relative", func(*testing.T) probe.Spec {
+			return probe.Spec{Kind: probe.KindExec, Argv: []string{"sh"}}
+		}, "exec: sh is not an absolute path"},
+		{"unknown kind", func(*testing.T) probe.Spec { return probe.Spec{Kind: "mysql"} }, "mysql: no such kind of probe"},
+	}
+}
+
+// TestNothingStays: no try leaves a descriptor, a goroutine or a process
+// behind. It is not parallel, so that what it counts is its own.
+func TestNothingStays(t *testing.T) {
+	for _, q := range questions() {
+		t.Run(q.name, func(t *testing.T) {
+			s := q.spec(t)
+			files, goroutines, processes := openFiles(t), runtime.NumGoroutine(), children()
+			probe.Local{}.Try(t.Context(), s)
+			// A server on our side notices the hang-up in its own time.
+			eventually(t, func() error {
+				if now := openFiles(t); len(now) > len(files) {
+					return fmt.Errorf("files before: %v; after: %v", files, now)
+				}
+				if now := runtime.NumGoroutine(); now > goroutines {
+					stacks := make([]byte, 1<<16)
+					return fmt.Errorf("%d goroutines before, %d after: %s", goroutines, now, stacks[:runtime.Stack(stacks, true)])
+				}
+				if now := children(); now > processes {
+					return fmt.Errorf("%d processes before, %d after", processes, now)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+func eventually(t *testing.T, done func() error) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.NewTimer(long)
+	defer limit.Stop()
+	for {
+		err := done()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			t.Fatal(err)
+		}
+	}
+}
+
+func openFiles(t *testing.T) []string {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var links []string
+	for _, e := range all {
+		link, err := os.Readlink("/proc/self/fd/" + e.Name())
+		if err == nil && !strings.HasPrefix(link, "anon_inode:") { // the runtime's own
+			links = append(links, link)
+		}
+	}
+	return links
+}
+
+// children counts this process's own, zombies included. What those left behind
+// is for TestGrandchild.
+func children() int {
+	files, _ := filepath.Glob("/proc/self/task/*/children")
+	n := 0
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		n += len(strings.Fields(string(text)))
+	}
+	return n
+}
+
+func TestLocal(t *testing.T) {
+	t.Parallel()
+	for _, q := range questions() {
+		t.Run(q.name, func(t *testing.T) {
+			t.Parallel()
+			a := probe.Local{}.Try(t.Context(), q.spec(t))
+			if a.Ready != (q.want == "") || !strings.HasSuffix(a.Word, q.want) || a.Ready && a.Word != "" {
+				t.Errorf("got %+v, want %q", a, q.want)
+			}
+			if a.Took <= 0 {
+				t.Errorf("took %v", a.Took)
+			}
+		})
+	}
+}
+
+func TestWhy(t *testing.T) {
+	t.Parallel()
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	late, cancel := context.WithDeadline(context.Background(), time.Unix(1, 0))
+	defer cancel()
+	on := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
+	for _, x := range []struct {
+		ctx  context.Context
+		err  error
+		want string
+	}{
+		{context.Background(), on(&net.DNSError{Name: "db1", Err: "no such host", IsNotFound: true}), "no such host: db1"},
+		{context.Background(), on(&net.DNSError{Name: "db1", Err: "server misbehaving"}), "name lookup of db1 failed: server misbehaving"},
+		{context.Background(), on(os.NewSyscallError("connect", syscall.EHOSTUNREACH)), "no route to host"},
+		{context.Background(), on(os.NewSyscallError("connect", syscall.ENETUNREACH)), "network is unreachable"},
+		{context.Background(), on(os.NewSyscallError("connect", syscall.ETIMEDOUT)), "connection timed out"},
+		{context.Background(), on(os.ErrDeadlineExceeded), "no answer within 3s"},
+		{late, on(syscall.ECONNREFUSED), "no answer within 3s"},
+		{done, on(syscall.ECONNREFUSED), "interrupted"},
+		{context.Background(), errors.New("a\nb"), "a b"},
+	} {
+		if a := (probe.Spec{}).Why(x.ctx, x.err); a.Ready || a.Word != x.want {
+			t.Errorf("%v: got %+v, want %s", x.err, a, x.want)
+		}
+	}
+}
+
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	got := make(chan string, 1)
+	address := listen(t, "127.0.0.1:0", func(c net.Conn) {
+		got <- readRequest(c)
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+	})
+	a := probe.Local{}.Try(t.Context(), probe.Spec{Kind: probe.KindHTTP, Target: "http://" + address + "?a=%0d%0ab"})
+	if !a.Ready {
+		t.Fatal(a)
+	}
+	if head, want := <-got, "GET /?a=%0d%0ab HTTP/1.1\r\nHost: "+address+"\r\nUser-Agent: kido\r\nAccept: */*\r\nConnection: close\r\n\r\n"; head != want {
+		t.Errorf("got %q, want %q", head, want)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	for name, spec := range map[string]func(*testing.T) probe.Spec{
+		"http": http(silent, long),
+		"exec": sh(long, "sleep 1000"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := spec(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			got := make(chan probe.Answer)
+			go func() { got <- probe.Local{}.Try(ctx, s) }()
+			cancel()
+			if a := <-got; a.Ready || a.Word != "interrupted" {
+				t.Errorf("got %+v", a)
+			}
+		})
+	}
+}
+
+// TestGrandchild: what a probe started ends with it, also where it hides its
+// parent's death behind a fork.
+func TestGrandchild(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"time-out": "(sleep 1000 & echo $! > FILE; wait) & wait",
+		"success":  "(sleep 1000 & echo $! > FILE; wait) & until [ -s FILE ]; do :; done",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "pid")
+			timeout := long
+			if name == "time-out" {
+				timeout = 500 * time.Millisecond
+			}
+			probe.Local{}.Try(t.Context(), sh(timeout, strings.ReplaceAll(script, "FILE", file))(t))
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, func() error {
+				stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+				if errors.Is(err, os.ErrNotExist) || err == nil && strings.Contains(string(stat), ") Z") {
+					return nil
+				}
+				return fmt.Errorf("process %d still runs", pid)
+			})
+		})
+	}
+}
+
+// reachable is this binary where nobody can run it.
+func reachable(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kido-probe-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	program := filepath.Join(dir, "program")
+	f, err := os.OpenFile(program, os.O_WRONLY|os.O_CREATE, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(f, self); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
+func TestDelegate(t *testing.T) {
+	t.Parallel()
+	program := reachable(t)
+	who := fmt.Sprint(os.Getuid(), os.Getgid())
+	if os.Geteuid() == 0 {
+		who = "65534 65534 []"
+	} else {
+		t.Log("not root: that a root's prober runs as nobody was not tried")
+	}
+	for target, want := range map[string]string{
+		"https://ready":      "",
+		"https://uid/":       who,
+		"https://echo/?a&b":  `https "https://echo/?a&b" status=204 timeout=`,
+		"https://garbage/":   program + " probe-child: field 1: ",
+		"https://endless/":   program + " probe-child: signal: broken pipe",
+		"https://crash/":     program + " probe-child: exit status 7",
+		"https://nothing/":   program + " probe-child: field 1: ",
+		"https://silent/":    "no answer within 100ms",
+		"https://u:p@ready/": "https: a probe's URL holds no user name or password",
+	} {
+		t.Run(target, func(t *testing.T) {
+			t.Parallel()
+			s := probe.Spec{Kind: probe.KindHTTPS, Target: target, Status: []int{204}, Timeout: long}
+			if target == "https://silent/" {
+				s.Timeout = short
+			}
+			a := probe.Local{Program: program}.Try(t.Context(), s)
+			if a.Ready != (want == "") || !strings.HasPrefix(a.Word, want) || a.Word != probe.Printable(a.Word) {
+				t.Errorf("got %+v, want %q", a, want)
+			}
+		})
+	}
+}
+
+func TestDelegateMissing(t *testing.T) {
+	t.Parallel()
+	a := probe.Local{Program: "/nonexistent/kido"}.Try(t.Context(), probe.Spec{Kind: probe.KindHTTPS, Target: "https://a/"})
+	if want := "https probes at a host need the kido program there: install it at /nonexistent/kido or use http"; a.Ready || a.Word != want {
+		t.Errorf("got %+v, want %s", a, want)
+	}
+}
