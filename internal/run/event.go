@@ -1,0 +1,120 @@
+package run
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"kido/internal/plan"
+	"kido/internal/wire"
+)
+
+// Event is one thing that happened in a run. Events are the run's journal, in
+// order, and the one stream that progress, history and reports are made of.
+type Event struct {
+	Time time.Time `json:"time"` // wall clock of the runner, for people only
+	Run  string    `json:"run"`
+
+	// Exactly one of these is set.
+	Begin *BeginEvent `json:"begin,omitempty"`
+	Step  *StepEvent  `json:"step,omitempty"`
+	End   *EndEvent   `json:"end,omitempty"`
+}
+
+// BeginEvent opens a run, and each resumption of it.
+type BeginEvent struct {
+	Plan    *plan.Plan `json:"plan,omitempty"` // nil where the run is resumed
+	Resumed bool       `json:"resumed,omitempty"`
+	Site    string     `json:"site,omitempty"`
+}
+
+// StepEvent says in which phase a step is now.
+type StepEvent struct {
+	ID       int    `json:"id"`
+	Instance string `json:"instance"`
+	Phase    Phase  `json:"phase"`
+	Word     string `json:"word,omitempty"` // why, for people
+	Hint     string `json:"hint,omitempty"` // what to do next
+	// Verb is the request that is about to be sent (PhaseActing).
+	Verb string `json:"verb,omitempty"`
+	// Reaction is what an ensure comes to (PhaseActing).
+	Reaction wire.Reaction `json:"reaction,omitempty"`
+	// Acted says that the request was carried out (PhaseSettling).
+	Acted bool `json:"acted,omitempty"`
+	// Own is the incarnation that a restart is to end, read when the run first
+	// looked: a resumed run must not end its successor.
+	Own *string `json:"own,omitempty"`
+	// Slot says that the instance may be down by this run's hand: it counts
+	// against max_unavailable.
+	Slot bool `json:"slot,omitempty"`
+	// Owes names the upstreams whose new incarnations the instance has not
+	// followed yet.
+	Owes []string `json:"owes,omitempty"`
+	// Attempt counts from 1; Next is when the next one is due.
+	Attempt int        `json:"attempt,omitempty"`
+	Next    *time.Time `json:"next,omitempty"`
+}
+
+// EndEvent closes a run. A run without one was cut off, and can be resumed.
+type EndEvent struct {
+	Outcome Outcome `json:"outcome"`
+	Word    string  `json:"word,omitempty"`
+}
+
+// Phase is where a step stands. The spelling is the journal's.
+type Phase string
+
+// The phases; those from PhaseDone on are final.
+const (
+	PhaseWaiting  Phase = "waiting"  // for the steps before it
+	PhaseSlot     Phase = "slot"     // for max_unavailable
+	PhaseLooking  Phase = "looking"  // reading the instance and its upstreams
+	PhaseBlocked  Phase = "blocked"  // an upstream is not ready or not current yet
+	PhaseActing   Phase = "acting"   // a request that changes something is out
+	PhaseSettling Phase = "settling" // it was done: waiting until it is ready
+	PhaseRetry    Phase = "retry"    // failed; tried again later
+
+	PhaseDone    Phase = "done"    // it was done, and it is ready
+	PhaseAlready Phase = "already" // nothing was to be done
+	PhaseWaived  Phase = "waived"  // stopped on purpose: left so
+	PhaseFailed  Phase = "failed"
+	PhaseRefused Phase = "refused" // the gate's policy does not allow it
+	PhaseSkipped Phase = "skipped" // not begun: behind a failure
+	PhaseLeft    Phase = "left"    // not finished: the run was interrupted
+)
+
+// Final reports whether a step in this phase is over.
+func (p Phase) Final() bool {
+	switch p {
+	case PhaseDone, PhaseAlready, PhaseWaived, PhaseFailed, PhaseRefused, PhaseSkipped, PhaseLeft:
+		return true
+	}
+	return false
+}
+
+// Well reports whether a step ended as it should.
+func (p Phase) Well() bool { return p == PhaseDone || p == PhaseAlready || p == PhaseWaived }
+
+// Outcome is how a run ended.
+type Outcome string
+
+// The outcomes, each with its exit status on the command line.
+const (
+	OutcomeDone        Outcome = "done"        // 0
+	OutcomeFailed      Outcome = "failed"      // 1: what was asked for itself did not work
+	OutcomeIncomplete  Outcome = "incomplete"  // 3: debts remain
+	OutcomeRefused     Outcome = "refused"     // 4
+	OutcomeInterrupted Outcome = "interrupted" // 130: it can be resumed
+)
+
+// Encode writes an event as one journal record.
+func (e Event) Encode() ([]byte, error) { return json.Marshal(e) }
+
+// Decode reads what Encode wrote.
+func Decode(record []byte) (Event, error) {
+	var e Event
+	if err := json.Unmarshal(record, &e); err != nil {
+		return Event{}, fmt.Errorf("journal record is not an event of a run: %w", err)
+	}
+	return e, nil
+}
