@@ -224,7 +224,7 @@ func (m *maker) start() error {
 		case s.State == wire.StateUp:
 			m.ensure(i, who)
 			m.action[i] = ActStart
-		case OnPurpose(s) && s.Wanted == wire.WantedDown:
+		case OnPurpose(s) && s.Wanted == wire.WantedDown && s.Generation > 0:
 			m.step(i, ActStart, "it is stopped on purpose, and "+who, true)
 			m.renewed[i] = true
 		default:

@@ -234,7 +234,11 @@ func questions() []question {
 				_, err = io.WriteString(c, strings.Repeat("y", 4096))
 			}
 		}, long), "header of the HTTP answer is over 64 KiB"},
-		{"http long header, end on a buffer's edge", http(says(headers+"X: "+strings.Repeat("y", 4096-3)+"\r\nA: b\r\n\r\n"), long), ""},
+		{"http long header", http(says(headers+"X: "+strings.Repeat("y", 4096-3)+"\r\nA: b\r\n\r\n"), long), ""},
+		{"http long header whose rest is no blank line", http(func(c net.Conn) {
+			readRequest(c)
+			_, _ = io.WriteString(c, headers+"X: "+strings.Repeat("y", 4096-3)+"\r\n")
+		}, long), "connection closed without an answer"},
 
 		{"exec", sh(long, "exit 0"), ""},
 		{"exec fails", sh(long, "echo; echo starting up >&2; echo more; exit 1"), "starting up"},

@@ -112,7 +112,8 @@ type step struct {
 
 	own      *string // restart: the incarnation to end
 	acted    bool    // something was done for it in this run
-	died     bool    // and it failed since
+	before   bool    // only before the run was cut off
+	died     bool    // it failed since
 	slot     bool
 	attempt  int
 	changes  int
@@ -183,12 +184,30 @@ func New(id string, t *plan.Topology, p *plan.Plan, o Options) *Run {
 		reads: map[question]*read{}, calls: map[int]call{}, pools: map[string]*pool{},
 	}
 	for _, s := range p.Steps {
-		r.steps = append(r.steps, &step{Step: s, svc: r.site.Service(s.Instance.Service), phase: PhaseWaiting})
+		r.steps = append(r.steps, &step{Step: s, svc: r.site.Service(s.Instance.Service), phase: PhaseWaiting, owes: presumed(p, s, r.site)})
 		if r.pools[s.Instance.Service] == nil {
 			r.pools[s.Instance.Service] = &pool{}
 		}
 	}
 	return r
+}
+
+// presumed lists the upstreams to which a dependent must be taken to owe a
+// reaction as long as it cannot be asked: those that this plan renews, or that
+// were announced.
+func presumed(p *plan.Plan, s plan.Step, in *site.Site) (owes []string) {
+	if s.Action != plan.ActEnsure {
+		return nil
+	}
+	for _, e := range s.After {
+		up := p.Steps[e.Step]
+		for _, d := range in.Service(s.Instance.Service).After {
+			if d.Upstream == up.Instance.Service && d.OnRestart != site.ReactionNone && up.Action != plan.ActHold {
+				owes = append(owes, up.Name)
+			}
+		}
+	}
+	return owes
 }
 
 // Replay takes the events of an earlier part of the same run, in order, so that
@@ -208,7 +227,7 @@ func (r *Run) Replay(events []Event) error {
 			// Not to be done again: someone may have started it since.
 			s.phase, s.word = e.Step.Phase, e.Step.Word
 		case e.Step.Phase == PhaseDone || e.Step.Phase == PhaseSettling && e.Step.Acted:
-			s.acted = true
+			s.acted, s.before = true, true
 		}
 		if e.Step.Own != nil {
 			s.own = e.Step.Own
@@ -708,6 +727,8 @@ func (r *Run) ready(s *step, st wire.Status) choice {
 		return choice{wait: PhaseSettling, word: fmt.Sprintf("answered %d of %d times", s.answers, successes(s.svc))}
 	}
 	switch {
+	case s.before:
+		return choice{end: PhaseAlready, word: "it was done before this run was cut off"}
 	case s.acted:
 		return choice{end: PhaseDone}
 	case s.Action == plan.ActWait:
@@ -752,7 +773,7 @@ func (r *Run) act(s *step, c choice) {
 	default:
 		s.phase, s.word = PhaseActing, c.word
 		ev := s.event()
-		ev.Verb, ev.Own, ev.Owes, ev.Attempt = string(c.request.Verb), s.own, slices.Clone(s.owes), s.attempt+1
+		ev.Verb, ev.Reaction, ev.Own, ev.Owes, ev.Attempt = string(c.request.Verb), c.request.Reaction, s.own, slices.Clone(s.owes), s.attempt+1
 		r.publish(ev, true)
 		r.call(call{step: s.ID}, s.Instance.Host, *c.request)
 	}
@@ -785,7 +806,7 @@ func (r *Run) replied(s *step, in Answered) {
 		if !s.acted { // it works: but what dies again and again runs out of attempts
 			s.attempt = 0
 		}
-		s.acted, s.died, s.losses = true, false, 0
+		s.acted, s.before, s.died, s.losses = true, false, false, 0
 		s.changes++
 		s.deadline = r.now + s.svc.Timeout.Ready
 		s.phase, s.word = PhaseSettling, in.Reply.Word

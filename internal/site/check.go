@@ -176,15 +176,15 @@ func (d *decoder) checkOrder(s *siteDraft) *graph.Graph {
 }
 
 // acyclic reports each cycle edge by edge and takes it out, so that the next
-// one shows.
+// one shows. It ends after a hundred: every one costs a walk through the site.
 func (d *decoder) acyclic(names []string, links []link, what, word string) (*graph.Graph, []link) {
-	for {
+	for found := 0; ; found++ {
 		edges := make([]graph.Edge, len(links))
 		for i, l := range links {
 			edges[i] = l.Edge
 		}
 		g := graph.Build(len(names), edges)
-		if _, ok := g.Order(); ok {
+		if _, ok := g.Order(); ok || found == 100 {
 			return g, links
 		}
 		cycle := g.Cycle()
@@ -195,11 +195,11 @@ func (d *decoder) acyclic(names []string, links []link, what, word string) (*gra
 		}
 		places := make([]*node, len(cycle))
 		links = slices.DeleteFunc(links, func(l link) bool {
-			i, found := on[l.Edge]
-			if found && places[i] == nil {
+			i, ok := on[l.Edge]
+			if ok && places[i] == nil {
 				places[i] = l.at
 			}
-			return found
+			return ok
 		})
 		d.reportCycle(names, cycle, places, what, word)
 	}

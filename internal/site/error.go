@@ -2,7 +2,6 @@ package site
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"unicode"
@@ -83,7 +82,6 @@ type position struct{ line, column int }
 type reporter struct {
 	file     string
 	source   string // the whole file, without a byte order mark
-	lines    []int  // where each line begins; made when the first problem is reported
 	problems Errors
 	seen     map[mistake]bool
 	effort   int // names compared for suggestions so far
@@ -106,48 +104,14 @@ func (r *reporter) report(at position, context, what, hint string) {
 		r.seen = map[mistake]bool{}
 	}
 	r.seen[mistake{at, what}] = true
-	r.problems = append(r.problems, r.locate(at, context, what, hint))
-}
-
-// locate makes an Error whose position is inside the text, whatever at is.
-func (r *reporter) locate(at position, context, what, hint string) *Error {
-	line := r.line(at.line)
-	if at.line > 1 && at.line >= len(r.lines) && line == "" {
-		// Behind the last line feed is no line to be shown: what was missed
-		// there is missing at the end of the line before.
-		at = position{len(r.lines) - 1, math.MaxInt}
-		line = r.line(at.line)
-	}
-	at.line = max(at.line, 1)
-	at.column = min(max(at.column, 1), utf8.RuneCountInString(line)+1)
 	if context != "" {
 		what = context + ": " + what
 	}
-	e := &Error{File: r.file, Line: at.line, Column: at.column, Message: what, Hint: hint}
-	e.Source, e.caret = excerpt(line, at.column-1)
-	return e
+	r.problems = append(r.problems, &Error{File: r.file, Line: at.line, Column: at.column, Message: what, Hint: hint})
 }
 
-// line is the text of a line without its end, "" outside the text.
-func (r *reporter) line(line int) string {
-	if r.lines == nil {
-		r.lines = append(r.lines, 0)
-		for i := range len(r.source) {
-			if r.source[i] == '\n' {
-				r.lines = append(r.lines, i+1)
-			}
-		}
-	}
-	if line < 1 || line > len(r.lines) {
-		return ""
-	}
-	from, to := r.lines[line-1], len(r.source)
-	if line < len(r.lines) {
-		to = r.lines[line] - 1
-	}
-	return strings.TrimSuffix(r.source[from:to], "\r")
-}
-
+// sorted ends the collecting: it puts the problems in the order of the file,
+// each inside the text and with its source line.
 func (r *reporter) sorted() Errors {
 	slices.SortStableFunc(r.problems, func(a, b *Error) int {
 		if a.Line != b.Line {
@@ -155,23 +119,60 @@ func (r *reporter) sorted() Errors {
 		}
 		return a.Column - b.Column
 	})
+	// One walk for all problems: a JSON file may be a single line of megabytes
+	// with thousands of them.
+	line, begin := 1, 0
+	end := r.lineEnd(begin)
+	column, at := 1, 0
+	for _, e := range r.problems {
+		// Behind the last line feed is no line to be shown: what was missed
+		// there is missing at the end of the line before.
+		for line < e.Line && end+1 < len(r.source) {
+			line, begin = line+1, end+1
+			end = r.lineEnd(begin)
+			column, at = 1, begin
+		}
+		text := strings.TrimSuffix(r.source[begin:end], "\r")
+		for at < begin+len(text) && (column < e.Column || line < e.Line) {
+			_, size := utf8.DecodeRuneInString(r.source[at:])
+			column, at = column+1, at+size
+		}
+		e.Line, e.Column = line, column
+		e.Source, e.caret = excerpt(text, at-begin)
+	}
 	return r.problems
 }
 
-// excerpt makes a line printable and at most 120 characters long.
-func excerpt(line string, caret int) (string, int) {
-	const widest = 120
-	runes := []rune(line)
-	if from := min(caret-widest/2, len(runes)-widest); from > 0 {
-		runes, caret = runes[from:], caret-from
+// lineEnd is the offset of the line feed that ends the line at begin, or of
+// the end of the text.
+func (r *reporter) lineEnd(begin int) int {
+	if i := strings.IndexByte(r.source[begin:], '\n'); i >= 0 {
+		return begin + i
 	}
-	runes = runes[:min(len(runes), widest)]
-	for i, c := range runes {
-		if c != '\t' && !unicode.IsPrint(c) {
-			runes[i] = unicode.ReplacementChar
+	return len(r.source)
+}
+
+// excerpt cuts at most 120 characters out of a line, 100 of them before the
+// offset at, and makes them printable. caret is where at is, in characters.
+func excerpt(line string, at int) (printable string, caret int) {
+	const before, widest = 100, 120
+	from := at
+	for ; from > 0 && caret < before; caret++ {
+		_, size := utf8.DecodeLastRuneInString(line[:from])
+		from -= size
+	}
+	var b strings.Builder
+	characters := 0
+	for _, c := range line[from:] {
+		if characters++; characters > widest {
+			break
 		}
+		if c != '\t' && !unicode.IsPrint(c) {
+			c = unicode.ReplacementChar
+		}
+		b.WriteRune(c)
 	}
-	return string(runes), caret
+	return b.String(), caret
 }
 
 // suggest is didYouMean with a bound: a file that is wrong from end to end must

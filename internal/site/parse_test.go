@@ -254,19 +254,25 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// A file that is wrong all over must be reported in reasonable time.
+// A file that is wrong all over is reported in one walk, even where it is a
+// single line: if not, this test takes minutes.
 func TestManyMistakes(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("site: x\nhosts: {h1: 10.0.0.1}\nservices:\n")
-	const services = 5000
+	b.WriteString(`{"site": "x", "hosts": {"h1": "10.0.0.1"}, "services": {`)
+	const services = 20_000
 	for i := range services {
-		fmt.Fprintf(&b, "  service%d: {hosts: [h1], systemd: x, after: [servise%d]}\n", i, i)
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, `"service%d": {"hosts": ["h1"], "systemd": "x", "after": ["servise%d"]}`, i, i)
 	}
+	b.WriteString("}}")
 	_, err := Parse("x", []byte(b.String()))
 	problems, _ := errors.AsType[Errors](err)
 	if len(problems) != services {
 		t.Fatalf("%d problems", len(problems))
 	}
+	positioned(t, b.String(), problems[:100])
 	if problems[0].Hint != `did you mean "service0"?` {
 		t.Errorf("hint %q", problems[0].Hint)
 	}

@@ -111,7 +111,11 @@ func (r *reporter) reportSyntax(err error) {
 		}
 	}
 	place := position{at.Line, at.Column}
-	line := r.line(place.line)
+	begin := 0
+	for range place.line - 1 {
+		begin = min(r.lineEnd(begin)+1, len(r.source))
+	}
+	line := r.source[begin:]
 	indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
 	if tab := strings.IndexByte(indent, '\t'); tab >= 0 {
 		place.column, what, hint = tab+1, "a tab in the indentation", "YAML is indented with spaces only"

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"time"
 )
 
 // serve is the service's main process: it has a pid file, notes each SIGHUP and
@@ -22,18 +21,13 @@ func serve(dir string) error {
 	if err := os.Rename(fresh, PIDFile(dir)); err != nil {
 		return err
 	}
-	life := time.After(time.Minute)
-	for {
-		select {
-		case s := <-signals:
-			if s != syscall.SIGHUP {
-				return os.Remove(PIDFile(dir))
-			}
-			if err := appendLine(filepath.Join(dir, reloadsFile), "reload"); err != nil {
-				return err
-			}
-		case <-life:
-			return nil
+	for s := range signals {
+		if s != syscall.SIGHUP {
+			break
+		}
+		if err := appendLine(filepath.Join(dir, reloadsFile), "reload"); err != nil {
+			return err
 		}
 	}
+	return os.Remove(PIDFile(dir))
 }

@@ -85,6 +85,7 @@ func Main(adapters ...Adapter) {
 	if len(os.Args) < 4 || os.Args[1] != selfArg {
 		return
 	}
+	time.AfterFunc(time.Minute, func() { syscall.Exit(1) })
 	if err := play(os.Args[2], os.Args[3], os.Args[4:], adapters); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		syscall.Exit(1)
@@ -411,7 +412,10 @@ func failedStart(t *testing.T, f fixture) {
 	if err := os.Remove(f.file(failFile)); err != nil {
 		t.Fatal(err)
 	}
-	f.up(t)
+	if output, err := f.do(t, initsys.Start); err != nil || strings.Contains(output, "chatter") {
+		t.Errorf("the next start: %v; its output: %q", err, output)
+	}
+	f.settle(t, initsys.Up)
 }
 
 // slow makes the next start wait, and returns what lets it go on.

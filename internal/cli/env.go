@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"kido/internal/plan"
+	"kido/internal/site"
+)
+
+const etc = "/etc/kido"
+
+// load reads the site file that the flags or their defaults name.
+func (a *app) load() (*site.Site, error) {
+	file := a.siteFile
+	if file == "" {
+		file = "site.yaml"
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			file = filepath.Join(etc, "site.yaml")
+		}
+	}
+	s, err := site.Load(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, usageError("write one (kido check --example prints a start), or name yours with --site", "there is no site file: neither ./site.yaml nor %s", file)
+	}
+	return s, err
+}
+
+// resolve loads the site and finds the instances that the targets name.
+func (a *app) resolve(targets []string) (*plan.Topology, []site.Instance, error) {
+	s, err := a.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	instances, err := s.Resolve(targets)
+	return plan.New(s), instances, err
+}
+
+// state is the folder of journals and of what is known of plain targets; it is
+// made where it is missing.
+func (a *app) state() (string, error) {
+	dir := a.stateDir
+	if dir == "" && os.Geteuid() == 0 {
+		dir = "/var/lib/kido"
+	}
+	if dir == "" {
+		base := os.Getenv("XDG_STATE_HOME")
+		if base == "" {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return "", usageError("name a folder with --state", "there is no place for the journal: %w", err)
+			}
+			base = filepath.Join(home, ".local", "state")
+		}
+		dir = filepath.Join(base, "kido")
+	}
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
+		return "", &failure{status: exitFailed, err: fmt.Errorf("cannot make the folder of journals: %w", err), hint: "name another with --state"}
+	}
+	return dir, nil
+}
+
+// hereOf decides which host of the site this machine is, "" for none.
+func (a *app) hereOf(s *site.Site) (string, error) {
+	switch {
+	case a.here == "none":
+		return "", nil
+	case a.here != "":
+		if s.Host(a.here) == nil {
+			return "", usageError("hosts of the site: "+hostNames(s), "--here: no such host: %q", a.here)
+		}
+		return a.here, nil
+	}
+	name, err := os.Hostname()
+	if err != nil || s.Host(name) == nil {
+		return "", nil
+	}
+	if _, err := os.Stat(filepath.Join(etc, "policy")); err != nil {
+		return "", nil // no gate is set up here: over SSH like any other host
+	}
+	return name, nil
+}
+
+func hostNames(s *site.Site) string {
+	var names []string
+	for _, h := range s.Hosts {
+		names = append(names, h.Name)
+	}
+	slices.Sort(names)
+	if len(names) > 8 {
+		names = append(names[:8], "…")
+	}
+	return fmt.Sprint(names)
+}

@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"kido/internal/gate"
+	"kido/internal/initsys"
+	"kido/internal/plan"
+	"kido/internal/probe"
+	"kido/internal/probe/netprobe"
+	"kido/internal/remote"
+	"kido/internal/run"
+	"kido/internal/site"
+	"kido/internal/wire"
+)
+
+// answerTime is what a gate may take beyond the init job it was asked for:
+// waiting for its lock, probing, settling.
+const answerTime = 60 * time.Second
+
+// fleet reaches the gate of every host: over SSH, directly on this machine, or,
+// for a plain service, one that runs inside this process with its record here.
+type fleet struct {
+	site   *site.Site
+	ssh    *remote.Client
+	here   string // the host that this machine is; "" for none
+	gate   string // this machine's gate program
+	plain  *os.Root
+	prober probe.Prober
+}
+
+// open readies a fleet; nothing is connected yet.
+func (a *app) open(s *site.Site) (*fleet, error) {
+	here, err := a.hereOf(s)
+	if err != nil {
+		return nil, err
+	}
+	f := &fleet{site: s, here: here, prober: netprobe.Prober{}}
+	if here != "" {
+		if f.gate, err = findGate(); err != nil {
+			return nil, err
+		}
+	}
+	pins, err := remote.LoadPins(s.KnownHosts)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		pins, err = remote.ParsePins(nil, s.KnownHosts) // every host but this one then says how to pin it
+	case err != nil:
+		return nil, &failure{status: exitUsage, err: err}
+	}
+	if err == nil {
+		f.ssh, err = remote.New(remote.Config{Identity: s.Identity, HostKeys: pins})
+	}
+	if err != nil {
+		hint := ""
+		if re, ok := errors.AsType[*remote.Error](err); ok {
+			hint = re.Hint
+		}
+		return nil, &failure{status: exitUsage, err: err, hint: hint}
+	}
+	if dir, err := a.state(); err != nil {
+		return nil, err
+	} else if f.plain, err = plainRoot(dir); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func plainRoot(state string) (*os.Root, error) {
+	dir := filepath.Join(state, "plain")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(dir)
+}
+
+func findGate() (string, error) {
+	places := []string{"/usr/local/sbin/kido-gate", "/usr/sbin/kido-gate"}
+	if self, err := os.Executable(); err == nil {
+		places = append([]string{filepath.Join(filepath.Dir(self), "kido-gate")}, places...)
+	}
+	for _, path := range places {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", usageError("install it at /usr/local/sbin/kido-gate, or reach this host over SSH: --here none", "this machine's gate, kido-gate, is not to be found")
+}
+
+func (f *fleet) close() {
+	f.ssh.Close()
+	f.plain.Close()
+}
+
+// Call is a [run.Caller].
+func (f *fleet) Call(ctx context.Context, host string, q wire.Request) (wire.Reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, q.Timeout+answerTime)
+	defer cancel()
+	v := f.site.Service(q.Service)
+	switch {
+	case v != nil && v.Adapter.Kind == site.KindPlain:
+		return f.plainInstance(v, host).Do(ctx, q), nil
+	case host == f.here:
+		return f.local(ctx, q)
+	}
+	timeout := time.Duration(0)
+	if v != nil {
+		timeout = v.Timeout.Connect
+	}
+	r, err := f.ssh.Call(ctx, f.site.Host(host), q, timeout)
+	return r, callError(err)
+}
+
+func callError(err error) error {
+	re, ok := errors.AsType[*remote.Error](err)
+	if !ok {
+		return err
+	}
+	return &run.CallError{Err: re, Hint: re.Hint, Final: !re.Temporary(), Unsent: !re.Sent}
+}
+
+// local runs this machine's gate as a child: the same program and the same
+// policy as behind a key, with what this user may do.
+func (f *fleet) local(ctx context.Context, q wire.Request) (wire.Reply, error) {
+	cmd := exec.CommandContext(ctx, f.gate)
+	cmd.Env = []string{} // nothing that says SSH
+	cmd.Stdin = bytes.NewReader(q.Format())
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if r, perr := wire.ParseReply(out); perr == nil {
+		return r, nil
+	}
+	return wire.Reply{}, &run.CallError{
+		Err:  fmt.Errorf("%s: the gate of this machine did not answer: %v", f.here, err),
+		Hint: f.gate + " --check says whether its policy is good", Final: ctx.Err() == nil,
+	}
+}
+
+// plainInstance is the gate of a service whose key runs one fixed command: the
+// record of what it was started against is kept at the runner.
+func (f *fleet) plainInstance(v *site.Service, host string) *gate.Instance {
+	i := site.Instance{Service: v.Name, Host: host}
+	return &gate.Instance{
+		Name: i.String(), Key: i.String(), Dir: f.plain, Timeout: v.Timeout.Start,
+		Unit: plainUnit{f.ssh, f.site.Host(host), v},
+		Ready: func(ctx context.Context) (bool, string) {
+			for _, p := range probesOf(f.site, v, host, site.FromHost) {
+				if a := f.prober.Try(ctx, p); !a.Ready {
+					return false, a.Word
+				}
+			}
+			return true, ""
+		},
+	}
+}
+
+// observe asks for the status of instances, all at once, within a time.
+func (f *fleet) observe(ctx context.Context, instances []site.Instance, within time.Duration) plan.Observed {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	seen := plan.Observed{}
+	for _, i := range instances {
+		wg.Go(func() {
+			var o plan.Observation
+			r, err := f.Call(ctx, i.Host, wire.Request{Verb: wire.VerbStatus, Service: i.Service})
+			switch {
+			case err != nil:
+				o.Err = err.Error()
+			case r.Code != wire.CodeOK || r.Status == nil:
+				o.Err = fmt.Sprintf("%s: %s", r.Code, r.Word)
+			default:
+				o.Status = r.Status
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			seen[i] = o
+		})
+	}
+	wg.Wait()
+	return seen
+}
+
+// plainUnit is a unit of which only the exit status of its one command is known.
+type plainUnit struct {
+	ssh  *remote.Client
+	host *site.Host
+	svc  *site.Service
+}
+
+// Observe is [initsys.Unit].
+func (plainUnit) Observe(context.Context) (initsys.Observation, error) {
+	return initsys.Observation{State: initsys.Blind}, nil
+}
+
+// Prepare is [initsys.Unit]; whatever is asked for, the key runs its command,
+// so only what that command does is accepted.
+func (u plainUnit) Prepare(_ context.Context, do initsys.Action) (initsys.Job, error) {
+	if string(do) != string(u.svc.Adapter.Action) {
+		return nil, fmt.Errorf("its key runs one command, a %s: %w", u.svc.Adapter.Action, initsys.ErrUnsupported)
+	}
+	return &plainJob{plainUnit: u}, nil
+}
+
+// plainJob runs the one command.
+type plainJob struct {
+	plainUnit
+	output string
+}
+
+func (*plainJob) Child() (initsys.Child, bool) { return initsys.Child{}, false }
+
+// Go does nothing: the command begins with the wait for its end, whose time
+// bounds it.
+func (*plainJob) Go() error { return nil }
+
+func (j *plainJob) Wait(ctx context.Context) error {
+	exit, output, err := j.ssh.Plain(ctx, remote.Target{
+		Name: j.host.Name, Address: j.host.Address, Port: j.host.Port, User: j.svc.Adapter.User, Key: j.svc.Adapter.Key,
+	}, j.svc.Timeout.Connect)
+	j.output = output
+	if err == nil && exit != 0 {
+		err = fmt.Errorf("the command ended with status %d", exit)
+	}
+	return err
+}
+
+func (j *plainJob) Output() string { return j.output }
+
+func (*plainJob) Close() error { return nil }

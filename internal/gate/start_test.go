@@ -1,0 +1,74 @@
+package gate_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"kido/internal/wire"
+)
+
+// BenchmarkStart compares, in turns in one run, the gate's whole life for one
+// STATUS with that of a Go program that does nothing and of one that prints
+// hello. The aim is 1.25 times the empty one; print with -benchtime 500x.
+func BenchmarkStart(b *testing.B) {
+	dir := b.TempDir()
+	program := func(name, text string) string {
+		source := filepath.Join(dir, name+".go")
+		if err := os.WriteFile(source, []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		return build(b, filepath.Join(dir, name), source)
+	}
+	policy := filepath.Join(dir, "policy")
+	text := "kido-policy 1\nhost web1\nstate " + dir + "/state\nservice web command\n  start /bin/true\n  stop /bin/true\n  pidfile " +
+		dir + "/web.pid\nprincipal here local\ngrant here web status\n"
+	if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	request := wire.Request{Verb: wire.VerbStatus, Service: "web"}.Format()
+	commands := [][]string{
+		{program("empty", "package main\nfunc main() {}\n")},
+		{program("hello", "package main\nimport \"fmt\"\nfunc main() { fmt.Println(\"hello\") }\n")},
+		{build(b, filepath.Join(dir, "gate"), "kido/cmd/kido-gate"), "--policy", policy},
+	}
+	wall, cpu := make([][]time.Duration, len(commands)), make([][]time.Duration, len(commands))
+	for b.Loop() {
+		for i, argv := range commands {
+			cmd := exec.Command(argv[0], argv[1:]...)
+			cmd.Env = []string{}
+			cmd.Stdin = bytes.NewReader(request)
+			begun := time.Now()
+			out, err := cmd.Output()
+			wall[i] = append(wall[i], time.Since(begun))
+			cpu[i] = append(cpu[i], cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
+			if i == 2 && !strings.Contains(string(out), "reply ok") {
+				b.Fatalf("the gate answered %q, %v", out, err)
+			}
+		}
+	}
+	b.ReportMetric(float64(median(wall[2]))/float64(median(wall[0])), "x-empty-wall")
+	b.ReportMetric(float64(median(cpu[2]))/float64(median(cpu[0])), "x-empty-cpu")
+	b.ReportMetric(float64(median(wall[2]))/float64(median(wall[1])), "x-hello-wall")
+	b.ReportMetric(float64(median(cpu[2]))/float64(median(cpu[1])), "x-hello-cpu")
+}
+
+func build(b *testing.B, to, what string) string {
+	b.Helper()
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, what)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	return to
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
