@@ -136,7 +136,7 @@ trust: what an unknown network answers is not one.`,
 			if h == nil {
 				return usageError("hosts of the site: "+hostNames(s), "no such host: %q", args[0])
 			}
-			public, err := keys.Public(args[1])
+			public, err := keys.Public(strings.TrimSuffix(args[1], ".pub"))
 			if err != nil {
 				return &failure{status: exitUsage, err: err}
 			}

@@ -232,10 +232,14 @@ they try again. Exit status 3 if anything owes.` + targetHelp,
 // journals say.
 func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, past []*pastRun) report.Status {
 	s := report.Status{Site: topo.Site().Name, Instances: []report.Instance{}, Runs: []report.Run{}}
-	pending := map[string]run.StepEvent{} // what the last run that touched an instance says of it
+	type last struct { // what the last run that touched an instance says of it
+		run.StepEvent
+		live bool
+	}
+	pending := map[string]last{}
 	for _, p := range past {
 		for _, st := range p.steps {
-			pending[st.Instance] = st
+			pending[st.Instance] = last{st, p.live}
 		}
 		if p.outcome != run.OutcomeDone {
 			s.Runs = append(s.Runs, report.Run{
@@ -251,7 +255,7 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 		o := seen[i]
 		row := report.Instance{Name: i.String(), State: "unknown", Why: o.Err}
 		st, isPending := pending[row.Name]
-		if isPending && !st.Phase.Well() {
+		if isPending && st.live && !st.Phase.Well() {
 			row.Next = st.Next
 		}
 		if o.Status == nil {

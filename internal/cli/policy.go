@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +40,7 @@ The policy is all that a key can reach: look it over before you put it there.`,
 			if runner == "" {
 				runner = s.Identity
 			}
-			public, err := keys.Public(runner)
+			public, err := keys.Public(strings.TrimSuffix(runner, ".pub"))
 			if err != nil {
 				return &failure{status: exitFailed, err: err, hint: "make the site's key: kido keys new"}
 			}

@@ -42,7 +42,7 @@ what belongs there.
 func Main(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	initsys.RunChild() // does not return where this process is the child of a job
 	// A client that goes away must not stop what was begun half way.
-	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
+	signal.Ignore(syscall.SIGHUP)
 	c, err := parseArgs(args)
 	if err != nil {
 		fmt.Fprintln(stderr, "kido-gate:", err)
@@ -63,6 +63,10 @@ func Main(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	}
 	who, q, reply := session(policy, err, stdin)
 	failpoint.Hit("gate.before.reply")
+	// Nothing is written before this, and all is on record: the client may be
+	// gone, and the log is still to be told. Not ignored earlier, because what
+	// a probe runs would inherit that.
+	signal.Ignore(syscall.SIGPIPE)
 	if _, err := stdout.Write(fit(reply).Format()); err != nil {
 		return 1
 	}

@@ -29,11 +29,11 @@ const (
 	// firstPause is the first pause between two looks at something that is not
 	// ready yet; it doubles up to the probe's interval.
 	firstPause = 50 * time.Millisecond
-	// maxChanges is how many times one step acts because an upstream changed
-	// again meanwhile, before it gives up on a flapping upstream.
+	// maxChanges is how many times one step succeeds and has to act again,
+	// before it gives up: on a flapping upstream, or on a gate that lies.
 	maxChanges = 5
-	// maxLosses is how often a compare-and-set may be lost to another runner
-	// before a step counts that as a failed attempt.
+	// maxLosses is how often a request may change nothing, because another
+	// runner was there first, before that counts as a failed attempt.
 	maxLosses = 20
 )
 
@@ -363,18 +363,22 @@ func (r *Run) begin(s *step) bool {
 // behind reports whether a step must not be begun any more, and why.
 func (r *Run) behind(s *step) (string, bool) {
 	p := r.pools[s.Instance.Service]
-	if p.failed >= s.svc.MaxFailures {
+	// Those that failed keep their slots, so there may be none to wait for.
+	if p.failed >= s.svc.MaxFailures || s.phase == PhaseSlot && p.failed >= s.svc.MaxUnavailable {
 		return fmt.Sprintf("%d of %s failed: the rest is left as it is", p.failed, s.svc.Name), true
 	}
 	if failed := r.failures(); r.opts.MaxFailures > 0 && failed >= r.opts.MaxFailures {
 		return fmt.Sprintf("%d steps failed: nothing more is begun", failed), true
 	}
-	anyLost := map[string]bool{} // set → all of it has ended, none well
+	var anyLost map[string]bool // set → all of it has ended, none well
 	for _, e := range s.After {
 		before := r.steps[e.Step]
 		lost := before.phase.Final() && !before.phase.Well()
 		switch {
 		case e.Any != "":
+			if anyLost == nil {
+				anyLost = map[string]bool{}
+			}
 			all, seen := anyLost[e.Any]
 			anyLost[e.Any] = lost && (all || !seen)
 		case lost && !e.Soft:
@@ -400,10 +404,13 @@ func (r *Run) failures() (n int) {
 
 // free reports whether all steps before s have ended (of an any-set, one well).
 func (r *Run) free(s *step) bool {
-	anyWell := map[string]bool{}
+	var anyWell map[string]bool
 	for _, e := range s.After {
 		phase := r.steps[e.Step].phase
 		if e.Any != "" {
+			if anyWell == nil {
+				anyWell = map[string]bool{}
+			}
 			anyWell[e.Any] = anyWell[e.Any] || phase.Well()
 		} else if !phase.Final() {
 			return false
@@ -680,8 +687,6 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 		return choice{wait: PhaseBlocked, word: "init is at work on it"}
 	case len(need.Blocked) > 0:
 		return r.blocked(need.Blocked)
-	case running && s.changes >= maxChanges:
-		return choice{end: PhaseFailed, word: fmt.Sprintf("its upstreams have changed %d times meanwhile", s.changes), hint: "see why they restart; then: kido up " + s.Name}
 	}
 	request.Verb, request.Generation = wire.VerbEnsure, 0
 	request.Expect, request.Reaction = st.Basis, need.Reaction
@@ -768,6 +773,9 @@ func (r *Run) act(s *step, c choice) {
 		r.retry(s, c.word, c.hint, false)
 	case c.wait != "":
 		r.wait(s, c.wait, c.word)
+	case s.changes >= maxChanges:
+		r.end(s, PhaseFailed, fmt.Sprintf("it was seen to %d times and is not as it should be: %s", s.changes, c.word),
+			"see whether an upstream restarts again and again; then: kido up "+s.Name)
 	case !r.takeSlot(s, *c.request):
 		r.enter(s, PhaseSlot, fmt.Sprintf("at most %d of %s at once", s.svc.MaxUnavailable, s.svc.Name), false)
 	default:
@@ -813,8 +821,7 @@ func (r *Run) replied(s *step, in Answered) {
 		ev := s.event()
 		ev.Acted = true
 		r.publish(ev, true)
-	case wire.CodeAlready, wire.CodeWaived: // the next look says so itself
-	case wire.CodeStale:
+	case wire.CodeAlready, wire.CodeWaived, wire.CodeStale: // the next look tells what is so now
 		if s.losses++; s.losses > maxLosses {
 			s.losses = 0
 			r.retry(s, in.Reply.Word, "", true)

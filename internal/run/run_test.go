@@ -378,3 +378,21 @@ func TestEventRoundTrip(t *testing.T) {
 		t.Error("half a record was taken")
 	}
 }
+
+// A gate that says done and does nothing must not keep a run busy for ever.
+func TestGateThatLies(t *testing.T) {
+	for _, code := range []wire.Code{wire.CodeDone, wire.CodeAlready, wire.CodeStale, wire.CodeWaived} {
+		for _, verb := range []plan.Verb{plan.Restart, plan.Announce, plan.Stop, plan.Reload} {
+			w := newWorld(t, 1, pair)
+			w.restartByHand(instance("db@h1"))
+			w.lie = code
+			r := w.runner("run", plan.Request{Verb: verb, Targets: []string{"db"}}, run.Options{})
+			if verb == plan.Reload && code == wire.CodeDone {
+				continue // nothing but the gate's word tells of a reload
+			}
+			if o := r.finish(); o == run.OutcomeDone {
+				w.fail("%s with a gate that only says %s: done", verb, code)
+			}
+		}
+	}
+}

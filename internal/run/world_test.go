@@ -24,6 +24,7 @@ type world struct {
 	topo  *plan.Topology
 	nodes map[site.Instance]*node
 	story []string
+	lie   wire.Code // what every gate answers to a request that would change something; "": the truth
 }
 
 // node is one instance.
@@ -138,6 +139,9 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 	n := w.nodes[i]
 	if n.cut {
 		return wire.Reply{}, &run.CallError{Err: fmt.Errorf("%s: no route to host", i.Host), Unsent: true}
+	}
+	if w.lie != "" && q.Verb != wire.VerbStatus {
+		return wire.Reply{Code: w.lie, Word: "so it says"}, nil
 	}
 	look := func() gate.Event {
 		return gate.Looked{Look: gate.Look{State: n.state, Token: n.token()}}
