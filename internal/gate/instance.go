@@ -23,6 +23,9 @@ const (
 	// returned, to show what it has become: a daemon that forks writes its pid
 	// file late.
 	settleTime = 10 * time.Second
+	// failedTime is the same where init has reported a failure: few come up
+	// after that, and the next request finds out about those.
+	failedTime = time.Second
 	// maxRecord bounds a state file, in bytes.
 	maxRecord = 256 << 10
 )
@@ -66,6 +69,7 @@ type performer struct {
 	timeout time.Duration
 	lock    *os.File
 	job     initsys.Job
+	failed  bool // init said so of the job
 }
 
 func (p *performer) close() {
@@ -115,9 +119,14 @@ func (p *performer) perform(ctx context.Context, effect Effect) Event {
 		ctx, cancel := context.WithTimeout(ctx, p.timeout)
 		defer cancel()
 		err := p.job.Wait(ctx)
+		p.failed = err != nil
 		return Ended{Err: message(err), Running: err != nil && ctx.Err() != nil, Output: p.job.Output()}
 	case Settle:
-		ctx, cancel := context.WithTimeout(ctx, settleTime)
+		limit := settleTime
+		if p.failed {
+			limit = failedTime
+		}
+		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		return Looked{Look: p.until(ctx, func(l Look) bool {
 			return l.State == wire.StateBlind || l.State != wire.StateBusy && e.Up == l.up() && (e.Up || l.State != wire.StateUp)

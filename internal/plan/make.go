@@ -168,7 +168,7 @@ func (m *maker) leave(i int32, format string, args ...any) {
 
 // cannot notes that a plain target takes no orders.
 func (m *maker) cannot(i int32, verb string) {
-	m.leave(i, "is a plain target: its key runs one fixed command, and kido cannot %s it", verb)
+	m.leave(i, "it is a plain target: its key runs one fixed command, and kido cannot %s it", verb)
 }
 
 // list names instances: "a@x", "a@x and b@y", "a@x, b@y and 3 more".

@@ -215,7 +215,7 @@ ensure legacy@old1 < oracle@db1
 start cache@app1
 start cache@app2
 start web@web1 < cache@app1~, cache@app2~
-alone legacy@old1: is a plain target: its key runs one fixed command, and kido cannot tell whether it is up, nor start it
+alone legacy@old1: it is a plain target: its key runs one fixed command, and kido cannot tell whether it is up, nor start it
 `,
 		},
 		{
@@ -244,7 +244,7 @@ stop web@web2: it needs app@app1
 stop app@app1 < web@web1, web@web2, web@web3: it needs oracle@db1
 stop app@app2 < web@web1, web@web2, web@web3: it needs oracle@db1
 stop oracle@db1 < batch@app1, web@web1, web@web2, web@web3, app@app1, app@app2: you asked for it
-alone legacy@old1: is a plain target: its key runs one fixed command, and kido cannot stop it
+alone legacy@old1: it is a plain target: its key runs one fixed command, and kido cannot stop it
 `,
 		},
 		{
@@ -321,7 +321,7 @@ ensure app@app1 < cache@app1: cache@app1 will have a new incarnation
 reload web@web1: you asked for it
 - reload web@web2: it is down: there is nothing to reload
 reload web@web3: you asked for it
-alone legacy@old1: is a plain target: its key runs one fixed command, and kido cannot reload it
+alone legacy@old1: it is a plain target: its key runs one fixed command, and kido cannot reload it
 `,
 		},
 		{

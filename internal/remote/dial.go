@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -132,14 +133,16 @@ func (g *group) connectError(ctx context.Context, err error) *Error {
 	case errors.As(err, &dns):
 		err, hint = fmt.Errorf("no address for %q: %s", g.address, dns.Err), "give the host's address in the site file"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		kind, err, hint = KindRefused, syscall.ECONNREFUSED, "is sshd running there, at that port"
+		kind, err, hint = KindRefused, syscall.ECONNREFUSED, "is sshd running there, at that port?"
 	case isTimeout(ctx, err):
-		kind, err, hint = KindTimeout, errors.New("no answer in time"), "is the host up, and does a firewall let the port through"
+		kind, err, hint = KindTimeout, errors.New("no answer in time"), "is the host up, and does a firewall let the port through?"
 	default:
 		// "dial tcp 192.0.2.1:22: connect:" says again what Error says.
-		var op *net.OpError
-		if errors.As(err, &op) {
+		if op, ok := errors.AsType[*net.OpError](err); ok {
 			err = op.Err
+		}
+		if call, ok := errors.AsType[*os.SyscallError](err); ok {
+			err = call.Err
 		}
 	}
 	return g.fail(PhaseConnect, kind, hint, err)

@@ -740,6 +740,8 @@ func (r *Run) ready(s *step, st wire.Status) choice {
 		return choice{end: PhaseAlready, word: "it is ready"}
 	case s.Action == plan.ActRestart:
 		return choice{end: PhaseDone, word: "it was started anew meanwhile"}
+	case st.State == wire.StateBlind:
+		return choice{end: PhaseAlready, word: "it was told to follow its upstreams as they are now"}
 	default:
 		return choice{end: PhaseAlready, word: "it is up and fresh"}
 	}
@@ -781,19 +783,26 @@ func (r *Run) act(s *step, c choice) {
 	default:
 		s.phase, s.word = PhaseActing, c.word
 		ev := s.event()
-		ev.Verb, ev.Reaction, ev.Own, ev.Owes, ev.Attempt = string(c.request.Verb), c.request.Reaction, s.own, slices.Clone(s.owes), s.attempt+1
+		ev.Verb, ev.Own, ev.Owes, ev.Attempt = string(c.request.Verb), s.own, slices.Clone(s.owes), s.attempt+1
+		if s.running() {
+			ev.Reaction = c.request.Reaction
+		}
 		r.publish(ev, true)
 		r.call(call{step: s.ID}, s.Instance.Host, *c.request)
 	}
 }
 
+// running reports whether the instance may have been up when it was looked at.
+func (s *step) running() bool {
+	st := s.self.obs.Status
+	return st == nil || st.State == wire.StateUp || st.State == wire.StateBlind
+}
+
 // takeSlot counts what makes an instance unavailable; a start does not, and a
 // reload keeps it answering.
 func (r *Run) takeSlot(s *step, q wire.Request) bool {
-	st := s.self.obs.Status
-	up := st == nil || st.State == wire.StateUp || st.State == wire.StateBlind
 	takes := q.Verb == wire.VerbRestart || q.Verb == wire.VerbEnsure && q.Reaction != wire.ReactReload
-	if s.slot || !takes || !up {
+	if s.slot || !takes || !s.running() {
 		return true
 	}
 	p := r.pools[s.Instance.Service]
