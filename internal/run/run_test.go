@@ -396,3 +396,17 @@ func TestGateThatLies(t *testing.T) {
 		}
 	}
 }
+
+// Nor can one that answers without saying anything end it other than by a word.
+func TestGateThatSaysNothing(t *testing.T) {
+	for _, code := range wire.Codes() {
+		for _, verb := range []plan.Verb{plan.Restart, plan.Announce, plan.Stop, plan.Reload, plan.Up} {
+			w := newWorld(t, 1, pair)
+			w.mute = code
+			r := w.runner("run", plan.Request{Verb: verb, Targets: []string{"db"}}, run.Options{})
+			if o := r.finish(); o == run.OutcomeDone {
+				w.fail("%s with a gate that answers %s and no status: done", verb, code)
+			}
+		}
+	}
+}

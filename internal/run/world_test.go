@@ -25,6 +25,7 @@ type world struct {
 	nodes map[site.Instance]*node
 	story []string
 	lie   wire.Code // what every gate answers to a request that would change something; "": the truth
+	mute  wire.Code // what every gate answers to a STATUS, without a status
 }
 
 // node is one instance.
@@ -139,6 +140,9 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 	n := w.nodes[i]
 	if n.cut {
 		return wire.Reply{}, &run.CallError{Err: fmt.Errorf("%s: no route to host", i.Host), Unsent: true}
+	}
+	if w.mute != "" && q.Verb == wire.VerbStatus {
+		return wire.Reply{Code: w.mute}, nil
 	}
 	if w.lie != "" && q.Verb != wire.VerbStatus {
 		return wire.Reply{Code: w.lie, Word: "so it says"}, nil

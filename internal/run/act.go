@@ -1,0 +1,194 @@
+package run
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"kido/internal/site"
+	"kido/internal/wire"
+)
+
+func (r *Run) act(s *step, c choice) {
+	switch {
+	case c.end != "":
+		r.end(s, c.end, c.word, c.hint)
+	case c.retry:
+		r.retry(s, c.word, c.hint, false)
+	case c.wait != "":
+		r.wait(s, c.wait, c.word)
+	case s.changes >= maxChanges:
+		r.end(s, PhaseFailed, fmt.Sprintf("it was seen to %d times and is not as it should be: %s", s.changes, c.word),
+			"see whether an upstream restarts again and again; then: kido up "+s.Name)
+	case !r.takeSlot(s, *c.request):
+		r.enter(s, PhaseSlot, fmt.Sprintf("at most %d of %s at once", s.svc.MaxUnavailable, s.svc.Name), false)
+	default:
+		s.phase, s.word = PhaseActing, c.word
+		ev := s.event()
+		ev.Verb, ev.Own, ev.Owes, ev.Attempt = string(c.request.Verb), s.own, slices.Clone(s.owes), s.attempt+1
+		if s.running() {
+			ev.Reaction = c.request.Reaction
+		}
+		r.publish(ev, true)
+		r.call(call{step: s.ID}, s.Instance.Host, *c.request)
+	}
+}
+
+// running reports whether the instance may have been up when it was looked at.
+func (s *step) running() bool {
+	st := s.self.obs.Status
+	return st == nil || st.State == wire.StateUp || st.State == wire.StateBlind
+}
+
+// takeSlot counts what makes an instance unavailable; a start does not, and a
+// reload keeps it answering.
+func (r *Run) takeSlot(s *step, q wire.Request) bool {
+	takes := q.Verb == wire.VerbRestart || q.Verb == wire.VerbEnsure && q.Reaction != wire.ReactReload
+	if s.slot || !takes || !s.running() {
+		return true
+	}
+	p := r.pools[s.Instance.Service]
+	if p.taken >= s.svc.MaxUnavailable {
+		return false
+	}
+	p.taken++
+	s.slot = true
+	return true
+}
+
+// replied takes the reply to the request of a step.
+func (r *Run) replied(s *step, in Answered) {
+	s.answers, s.pause = 0, 0
+	s.phase = PhaseLooking
+	switch in.Reply.Code {
+	case wire.CodeDone:
+		if !s.acted { // it works: but what dies again and again runs out of attempts
+			s.attempt = 0
+		}
+		s.acted, s.before, s.died, s.losses = true, false, false, 0
+		s.changes++
+		s.deadline = r.now + s.svc.Timeout.Ready
+		s.phase, s.word = PhaseSettling, in.Reply.Word
+		ev := s.event()
+		ev.Acted = true
+		r.publish(ev, true)
+	case wire.CodeAlready, wire.CodeWaived, wire.CodeStale: // the next look tells what is so now
+		if s.losses++; s.losses > maxLosses {
+			s.losses = 0
+			r.retry(s, in.Reply.Word, "", true)
+		}
+	case wire.CodeBusy:
+		r.wait(s, PhaseBlocked, in.Reply.Word)
+	case wire.CodeRefused:
+		r.end(s, PhaseRefused, in.Reply.Word, "grant it in the policy of "+s.Instance.Host)
+	case wire.CodeUnknown, wire.CodeInvalid:
+		r.end(s, PhaseFailed, in.Reply.Word, in.Hint)
+	default: // failed, error, or no reply at all
+		word := in.Err
+		if word == "" {
+			word = in.Reply.Word
+			if in.Reply.Output != "" {
+				word += "; it said: " + lastLine(in.Reply.Output)
+			}
+		}
+		if in.Unsent {
+			r.giveSlot(s)
+		}
+		if in.Final {
+			r.end(s, PhaseFailed, word, in.Hint)
+			return
+		}
+		r.retry(s, word, in.Hint, true)
+	}
+}
+
+// wait looks again after a pause, until the deadline.
+func (r *Run) wait(s *step, phase Phase, word string) {
+	if r.now >= s.deadline {
+		r.retry(s, fmt.Sprintf("not ready in %s: %s", r.patience(s), word), "", false)
+		return
+	}
+	s.pause = min(max(2*s.pause, firstPause), interval(s.svc))
+	s.wake = r.now + s.pause
+	r.enter(s, phase, word, false)
+}
+
+// retry uses up an attempt: the next one comes after a jittered delay that
+// doubles, unless there is none.
+func (r *Run) retry(s *step, word, hint string, acted bool) {
+	s.attempt++
+	late := r.now >= s.deadline && !acted
+	if (s.attempt >= s.svc.Retry.Attempts || late) && !r.opts.KeepTrying {
+		r.end(s, PhaseFailed, word, hint)
+		return
+	}
+	delay := s.svc.Retry.Max
+	if shift := s.attempt - 1; shift < 30 {
+		delay = min(delay, s.svc.Retry.Delay<<shift)
+	}
+	delay = delay/2 + time.Duration(r.rng.Int64N(int64(delay/2)+1))
+	s.wake = r.now + delay
+	if late {
+		s.deadline = s.wake + r.patience(s)
+	}
+	s.phase, s.word = PhaseRetry, word
+	ev := s.event()
+	ev.Attempt, ev.Owes, ev.Hint = s.attempt, slices.Clone(s.owes), hint
+	r.effects = append(r.effects, Publish{Event: Event{Run: r.id, Step: &ev}, Durable: true, After: delay})
+}
+
+func (r *Run) giveSlot(s *step) {
+	if s.slot {
+		r.pools[s.Instance.Service].taken--
+		s.slot = false
+	}
+}
+
+func (r *Run) end(s *step, phase Phase, word, hint string) {
+	switch {
+	case phase.Well() || phase == PhaseRefused:
+		r.giveSlot(s)
+	case s.slot: // it may be down by our hand, so it keeps its slot
+		r.pools[s.Instance.Service].failed++
+	}
+	s.phase, s.word, s.wake = phase, word, 0
+	ev := s.event()
+	ev.Hint = hint
+	if !phase.Well() {
+		ev.Owes = slices.Clone(s.owes)
+	}
+	r.publish(ev, true)
+}
+
+// enter puts a step into a phase; what has not changed is not said again.
+func (r *Run) enter(s *step, phase Phase, word string, durable bool) {
+	same := s.phase == phase && s.word == word
+	s.phase, s.word = phase, word
+	if !same || durable {
+		r.publish(s.event(), durable)
+	}
+}
+
+func (s *step) event() StepEvent {
+	return StepEvent{ID: s.ID, Instance: s.Name, Phase: s.phase, Word: s.word, Slot: s.slot}
+}
+
+func (r *Run) publish(e StepEvent, durable bool) {
+	r.effects = append(r.effects, Publish{Event: Event{Run: r.id, Step: &e}, Durable: durable})
+}
+
+func interval(v *site.Service) time.Duration {
+	d := time.Second
+	for i, p := range v.Ready {
+		if i == 0 || p.Interval < d {
+			d = p.Interval
+		}
+	}
+	return d
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[len(lines)-1]
+}

@@ -1,0 +1,212 @@
+package run
+
+import (
+	"fmt"
+	"strings"
+
+	"kido/internal/plan"
+	"kido/internal/site"
+	"kido/internal/wire"
+)
+
+// choice is what comes of a survey: exactly one field is set.
+type choice struct {
+	end     Phase         // the step is over
+	wait    Phase         // look again soon: blocked or settling
+	retry   bool          // the look itself failed: an attempt is used up
+	request *wire.Request // act
+	word    string
+	hint    string
+}
+
+// unseen decides where there is no status to decide by.
+func (s *step) unseen() (c choice, yes bool) {
+	word := s.self.obs.Err
+	switch code := s.self.code; {
+	case word == "":
+		return choice{}, false
+	case code == wire.CodeRefused:
+		return choice{end: PhaseRefused, word: word, hint: "grant it in the policy of " + s.Instance.Host}, true
+	case code == wire.CodeUnknown && s.Action == plan.ActRestart && s.self.obs.Status != nil:
+		return choice{}, false // it mends what is unknown, and needs nothing of the old record
+	case code == wire.CodeUnknown:
+		return choice{end: PhaseFailed, word: word, hint: fmt.Sprintf("`kido restart %s` makes it known again, by a restart", s.Name)}, true
+	case code == wire.CodeBusy:
+		return choice{wait: PhaseBlocked, word: word}, true
+	case s.self.final:
+		return choice{end: PhaseFailed, word: word, hint: s.self.hint}, true
+	}
+	return choice{retry: true, word: word, hint: s.self.hint}, true
+}
+
+// decide is what a step does after a survey.
+func (r *Run) decide(s *step) choice {
+	if c, yes := s.unseen(); yes {
+		return c
+	}
+	st := *s.self.obs.Status
+	switch s.Action {
+	case plan.ActWait:
+		if st.State == wire.StateDown {
+			return choice{end: PhaseFailed, word: "it is down", hint: fmt.Sprintf("start it first, or: kido up %s", s.Instance.Service)}
+		}
+		return r.ready(s, st)
+	case plan.ActStop, plan.ActHold:
+		return r.decideStop(s, st)
+	}
+	need := r.topo.Need(s.Instance, r.statusFor(s))
+	need.Blocked = append(need.Blocked, r.seenFrom(s)...)
+	s.owes = s.owes[:0]
+	for _, d := range need.Debts {
+		s.owes = append(s.owes, d.Upstream)
+	}
+	running := st.State == wire.StateUp || st.State == wire.StateBlind
+	request := wire.Request{
+		Service: s.Instance.Service, Run: r.id, Timeout: s.svc.Timeout.Start,
+		Generation: st.Generation, New: need.New,
+	}
+	switch s.Action {
+	case plan.ActReload:
+		if s.acted {
+			return r.ready(s, st)
+		}
+		request.Verb = wire.VerbReload
+		if len(need.Blocked) > 0 || need.Reaction != wire.ReactReload {
+			request.New = st.Basis // it pays no debt
+		}
+		return choice{request: &request}
+	case plan.ActRestart:
+		if s.own == nil {
+			own := st.Token
+			s.own = &own
+		}
+		over := st.State == wire.StateUp && st.Token != *s.own || st.State == wire.StateBlind && s.acted
+		if !over {
+			if len(need.Blocked) > 0 {
+				return r.blocked(need.Blocked)
+			}
+			request.Verb, request.Own = wire.VerbRestart, *s.own
+			return choice{request: &request}
+		}
+	case plan.ActStart:
+		if !running {
+			if len(need.Blocked) > 0 {
+				return r.blocked(need.Blocked)
+			}
+			request.Verb = wire.VerbStart
+			return choice{request: &request}
+		}
+	}
+	return r.fresh(s, st, need, request)
+}
+
+// statusFor answers Need with the survey's own reading of the instance itself.
+func (r *Run) statusFor(s *step) func(site.Instance) plan.Observation {
+	return func(i site.Instance) plan.Observation {
+		if i == s.Instance {
+			return s.self.obs
+		}
+		return r.status(i)
+	}
+}
+
+// fresh brings an instance that is meant to run to a current basis.
+func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Request) choice {
+	running := st.State == wire.StateUp || st.State == wire.StateBlind
+	switch {
+	case running && need.Fresh():
+		return r.ready(s, st)
+	case plan.OnPurpose(&st) && (len(need.Debts) == 0 || len(need.Blocked) > 0):
+		return choice{end: PhaseWaived, word: "it was stopped on purpose"}
+	case st.State == wire.StateFailed && s.acted && !s.died:
+		s.died = true
+		return choice{retry: true, word: "it died: " + st.Word}
+	case st.State == wire.StateBusy:
+		return choice{wait: PhaseBlocked, word: "init is at work on it"}
+	case len(need.Blocked) > 0:
+		return r.blocked(need.Blocked)
+	}
+	request.Verb, request.Generation = wire.VerbEnsure, 0
+	request.Expect, request.Reaction = st.Basis, need.Reaction
+	word := ""
+	if len(need.Debts) > 0 {
+		word = need.Debts[0].Why
+	}
+	return choice{request: &request, word: word}
+}
+
+// blocked waits for the upstreams that stand in the way; but not for one that
+// is down on purpose, for nobody is going to start it.
+func (r *Run) blocked(by []plan.Block) choice {
+	word := by[0].Why
+	if !strings.HasPrefix(word, by[0].Upstream) {
+		word = by[0].Upstream + ": " + word
+	}
+	if n := len(by) - 1; n > 0 {
+		word += fmt.Sprintf(" (and %d more)", n)
+	}
+	for _, b := range by {
+		service, host, _ := strings.Cut(b.Upstream, "@")
+		st := r.status(site.Instance{Service: service, Host: host}).Status
+		if st != nil && plan.OnPurpose(st) && !r.opts.KeepTrying {
+			return choice{end: PhaseSkipped, word: fmt.Sprintf("%s is down, and nobody is going to start it", b.Upstream), hint: "kido up " + b.Upstream}
+		}
+	}
+	return choice{wait: PhaseBlocked, word: word}
+}
+
+// ready ends a step whose instance is as it should be once it answers.
+func (r *Run) ready(s *step, st wire.Status) choice {
+	if !st.Ready {
+		s.answers = 0
+		word := st.Word
+		if word == "" {
+			word = "it is " + string(st.State)
+		}
+		return choice{wait: PhaseSettling, word: word}
+	}
+	s.answers++
+	if s.answers < successes(s.svc) {
+		return choice{wait: PhaseSettling, word: fmt.Sprintf("answered %d of %d times", s.answers, successes(s.svc))}
+	}
+	switch {
+	case s.before:
+		return choice{end: PhaseAlready, word: "it was done before this run was cut off"}
+	case s.acted:
+		return choice{end: PhaseDone}
+	case s.Action == plan.ActWait:
+		return choice{end: PhaseAlready, word: "it is ready"}
+	case s.Action == plan.ActRestart:
+		return choice{end: PhaseDone, word: "it was started anew meanwhile"}
+	case st.State == wire.StateBlind:
+		return choice{end: PhaseAlready, word: "it was told to follow its upstreams as they are now"}
+	default:
+		return choice{end: PhaseAlready, word: "it is up and fresh"}
+	}
+}
+
+func (r *Run) decideStop(s *step, st wire.Status) choice {
+	hold := s.Action == plan.ActHold
+	down := st.State == wire.StateDown || st.State == wire.StateFailed
+	switch {
+	case down && !st.Intent && (hold || s.acted || st.Wanted == wire.WantedDown):
+		if s.acted {
+			return choice{end: PhaseDone}
+		}
+		return choice{end: PhaseAlready, word: "it is down"}
+	case st.State == wire.StateBusy:
+		return choice{wait: PhaseBlocked, word: "init is at work on it"}
+	}
+	return choice{request: &wire.Request{
+		Verb: wire.VerbStop, Service: s.Instance.Service, Run: r.id,
+		Timeout: s.svc.Timeout.Stop, Generation: st.Generation, Hold: hold,
+	}}
+}
+
+func successes(v *site.Service) int {
+	n := 1
+	for _, p := range v.Ready {
+		n = max(n, p.Successes)
+	}
+	return n
+}

@@ -1,0 +1,172 @@
+package run
+
+import (
+	"fmt"
+
+	"kido/internal/plan"
+	"kido/internal/site"
+	"kido/internal/wire"
+)
+
+// question is what a read asks: the status of an instance, or what the host At
+// sees when it probes the instance.
+type question struct {
+	at       string // host
+	instance site.Instance
+	probe    bool
+}
+
+// read is the latest answer to a question and whether it is being asked again.
+type read struct {
+	asked, answered int // seq; answered < asked while it is out
+	obs             plan.Observation
+	code            wire.Code
+	hint            string
+	final           bool // asking again is pointless
+	out             bool
+}
+
+type call struct {
+	step int // -1 for a read
+	ask  question
+}
+
+// startSurvey begins to read the instance, then its ancestors level by level.
+func (r *Run) startSurvey(s *step) {
+	if s.levels == nil {
+		s.levels = r.questions(s)
+	}
+	s.surveying, s.level, s.since = true, 0, r.seq
+}
+
+func (r *Run) questions(s *step) [][]question {
+	status := func(i site.Instance) question { return question{at: i.Host, instance: i} }
+	levels := [][]question{{status(s.Instance)}}
+	switch s.Action {
+	case plan.ActStop, plan.ActHold, plan.ActWait:
+		return levels
+	}
+	for _, level := range r.topo.Ancestors(s.Instance) {
+		var qs []question
+		for _, i := range level {
+			qs = append(qs, status(i))
+		}
+		levels = append(levels, qs)
+	}
+	if s.svc.Adapter.Kind == site.KindPlain {
+		return levels // nothing there can probe
+	}
+	var seen []question
+	for _, i := range r.topo.ProbedFrom(s.Instance) {
+		seen = append(seen, question{at: s.Instance.Host, instance: i, probe: true})
+	}
+	if len(seen) > 0 {
+		levels = append(levels, seen)
+	}
+	return levels
+}
+
+// survey asks what is still to be asked; it reports whether all is answered.
+// Reads are shared between steps: a read counts for whoever needed it no later
+// than it was asked.
+func (r *Run) survey(s *step) bool {
+	for ; s.level < len(s.levels); s.level++ {
+		complete := true
+		for _, q := range s.levels[s.level] {
+			complete = r.ask(q, s.since) && complete
+		}
+		if !complete {
+			return false
+		}
+		if s.level == 0 {
+			// The compare-and-set must use what was read before the upstreams.
+			self := *r.reads[s.levels[0][0]]
+			s.self = &self
+		}
+		s.since = r.seq
+	}
+	return true
+}
+
+// ask reports whether q has an answer to a read asked at seq since or later,
+// and asks otherwise, once at a time.
+func (r *Run) ask(q question, since int) bool {
+	a := r.reads[q]
+	if a == nil {
+		a = &read{}
+		r.reads[q] = a
+	}
+	if !a.out && a.answered > 0 && a.asked >= since {
+		return true
+	}
+	if !a.out {
+		a.out, a.asked = true, r.seq
+		request := wire.Request{Verb: wire.VerbStatus, Service: q.instance.Service, Run: r.id}
+		if q.probe {
+			request.Verb, request.Service = wire.VerbProbe, q.instance.String()
+		}
+		r.call(call{step: -1, ask: q}, q.at, request)
+	}
+	return false
+}
+
+func (r *Run) call(c call, host string, q wire.Request) {
+	r.nextCall++
+	r.calls[r.nextCall] = c
+	r.effects = append(r.effects, Call{ID: r.nextCall, Host: host, Request: q})
+}
+
+func (r *Run) answered(in Answered) {
+	c, ok := r.calls[in.ID]
+	if !ok {
+		return // late: its call was given up
+	}
+	delete(r.calls, in.ID)
+	if c.step >= 0 {
+		r.replied(r.steps[c.step], in)
+		return
+	}
+	a := r.reads[c.ask]
+	a.out, a.answered = false, r.seq
+	a.code, a.final, a.hint = in.Reply.Code, in.Final, in.Hint
+	a.obs = plan.Observation{Status: in.Reply.Status, Err: in.Err}
+	switch {
+	case in.Err != "":
+	case in.Reply.Code == wire.CodeRefused:
+		a.obs, a.final = plan.Observation{Err: "refused: " + in.Reply.Word}, true
+	case in.Reply.Code != wire.CodeOK || in.Reply.Status == nil:
+		a.obs.Err = in.Reply.Word
+		if a.obs.Err == "" {
+			a.obs.Err = fmt.Sprintf("the gate at %s answered %s", c.ask.at, in.Reply.Code)
+		}
+	case !c.ask.probe && in.Reply.Status.Instance != c.ask.instance.String():
+		a.obs = plan.Observation{Err: fmt.Sprintf("the gate at %s answered for %s", c.ask.at, wire.Quote(in.Reply.Status.Instance))}
+		a.final = true
+	}
+}
+
+func (r *Run) status(i site.Instance) plan.Observation {
+	if a := r.reads[question{at: i.Host, instance: i}]; a != nil && a.answered > 0 {
+		return a.obs
+	}
+	return plan.Observation{Err: "it was not looked at"}
+}
+
+// seenFrom says which upstream the instance's own host finds not ready.
+func (r *Run) seenFrom(s *step) (blocks []plan.Block) {
+	for _, level := range s.levels {
+		for _, q := range level {
+			if !q.probe {
+				continue
+			}
+			obs := r.reads[q].obs
+			switch {
+			case obs.Err != "":
+				blocks = append(blocks, plan.Block{Upstream: q.instance.String(), Why: fmt.Sprintf("%s as seen from %s: %s", q.instance, q.at, obs.Err)})
+			case !obs.Status.Ready:
+				blocks = append(blocks, plan.Block{Upstream: q.instance.String(), Why: fmt.Sprintf("%s as seen from %s: %s", q.instance, q.at, obs.Status.Word)})
+			}
+		}
+	}
+	return blocks
+}
