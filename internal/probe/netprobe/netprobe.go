@@ -65,6 +65,9 @@ func (p Prober) get(ctx context.Context, s probe.Spec) probe.Answer {
 		return why(ctx, s, err)
 	}
 	resp.Body.Close()
+	if err := ctx.Err(); err != nil { // our hanging up can be what made it answer
+		return why(ctx, s, err)
+	}
 	if s.Accepts(resp.StatusCode) {
 		return probe.Answer{Ready: true}
 	}
