@@ -76,10 +76,15 @@ func (p *performer) close() {
 	if p.job != nil {
 		p.job.Close()
 	}
+	p.unlock()
+}
+
+func (p *performer) unlock() {
 	if p.lock != nil {
 		// Said outright: a child between fork and exec holds the file, too.
 		_ = syscall.Flock(int(p.lock.Fd()), syscall.LOCK_UN)
 		p.lock.Close()
+		p.lock = nil
 	}
 }
 
@@ -90,7 +95,16 @@ func (p *performer) perform(ctx context.Context, effect Effect) Event {
 	case Load:
 		return p.load()
 	case See:
-		return Looked{Look: p.see(ctx)}
+		look := p.see(ctx)
+		working := look.State == wire.StateBusy
+		if e.Child != nil && !working {
+			alive, err := e.Child.Alive()
+			working = alive || err != nil
+		}
+		return Looked{Look: look, Waiting: working}
+	case Unlock:
+		p.unlock()
+		return Unlocked{}
 	case Idle:
 		ctx, cancel := context.WithTimeout(ctx, p.timeout)
 		defer cancel()
@@ -187,14 +201,10 @@ func (p *performer) load() Event {
 }
 
 // save makes a record durable: temporary file, fsync, rename, fsync of the
-// directory. Until the rename the old record stands.
+// directory. Until the rename the old file stands, also where it is unreadable:
+// unknown must not turn into empty.
 func (p *performer) save(e Save) error {
 	name, temporary := p.Key+".state", p.Key+".state.new"
-	if e.Aside {
-		if err := p.Dir.Rename(name, p.Key+".state.unreadable"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
 	f, err := p.Dir.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
@@ -210,6 +220,15 @@ func (p *performer) save(e Save) error {
 		return err
 	}
 	failpoint.Hit("gate.save.written")
+	if e.Aside {
+		aside := p.Key + ".state.unreadable"
+		if err := p.Dir.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := p.Dir.Link(name, aside); err != nil {
+			return err
+		}
+	}
 	if err := p.Dir.Rename(temporary, name); err != nil {
 		return err
 	}

@@ -206,6 +206,6 @@ func record(who Caller, q wire.Request, r wire.Reply) {
 		return // a host without a log is no reason to fail
 	}
 	defer log.Close()
-	_ = log.Info(wire.FormatLine("who="+who.Identity, "from="+who.Peer, "run="+q.Run, "verb="+string(q.Verb),
-		"service="+q.Service, "result="+string(r.Code), "why="+cut(r.Word, 256)))
+	_ = log.Info(wire.FormatLine("who="+who.Identity, "from="+who.Peer, "run="+cut(q.Run, 64), "verb="+string(q.Verb),
+		"service="+cut(q.Service, 64), "result="+string(r.Code), "why="+cut(r.Word, 256)))
 }

@@ -18,7 +18,8 @@ type Record struct {
 	Instance   string
 	Generation uint64      // counts the writes
 	Wanted     wire.Wanted // "" where nothing was recorded yet
-	Own        string      // own incarnation when the basis was last written
+	Seen       wire.State  // what it was when Wanted was written; "" with it
+	Own        string      // own incarnation when the basis was last written, for people
 	Basis      wire.Vector
 	Intent     *Intent // a change that was begun and is not known to have ended
 }
@@ -26,7 +27,8 @@ type Record struct {
 // Intent is written before init is told to change anything, so that whoever
 // comes after a crash can tell from the instance itself what became of it.
 type Intent struct {
-	Verb   wire.Verb
+	Verb   wire.Verb      // the request
+	Do     initsys.Action // what init was told
 	Own    string         // own incarnation then; "" where it was not up
 	New    wire.Vector    // the basis, once the change is known to have worked
 	Wanted wire.Wanted    // the wanted state then
@@ -42,7 +44,7 @@ func (r Record) Format() []byte {
 	line("kido-state", "1", r.Instance)
 	line("generation", strconv.FormatUint(r.Generation, 10))
 	if r.Wanted != "" {
-		line("wanted", string(r.Wanted))
+		line("wanted", string(r.Wanted), string(r.Seen))
 	}
 	if r.Own != "" {
 		line("own", r.Own)
@@ -51,7 +53,7 @@ func (r Record) Format() []byte {
 		line("basis", e.Instance, e.Token)
 	}
 	if in := r.Intent; in != nil {
-		line("intent", string(in.Verb), string(in.Wanted))
+		line("intent", string(in.Verb), string(in.Do), string(in.Wanted))
 		if in.Own != "" {
 			line("intent-own", in.Own)
 		}
@@ -122,18 +124,22 @@ func (r *Record) field(line int, f []string) error {
 	switch {
 	case f[0] == "generation" && len(args) == 1:
 		r.Generation, err = strconv.ParseUint(args[0], 10, 64)
-	case f[0] == "wanted" && len(args) == 1:
+	case f[0] == "wanted" && len(args) == 2:
+		r.Seen = wire.State(args[1])
+		if !slices.Contains(wire.States(), r.Seen) {
+			return bad
+		}
 		r.Wanted, err = wanted(args[0])
 	case f[0] == "own" && len(args) == 1:
 		r.Own = args[0]
 	case f[0] == "basis" && len(args) == 2:
 		r.Basis = r.Basis.With(args[0], args[1])
-	case f[0] == "intent" && len(args) == 2:
-		r.Intent = &Intent{Verb: wire.Verb(args[0])}
-		if !slices.Contains(wire.Verbs(), r.Intent.Verb) {
+	case f[0] == "intent" && len(args) == 3:
+		r.Intent = &Intent{Verb: wire.Verb(args[0]), Do: initsys.Action(args[1])}
+		if !slices.Contains(wire.Verbs(), r.Intent.Verb) || !slices.Contains(initsys.Actions(), r.Intent.Do) {
 			return bad
 		}
-		r.Intent.Wanted, err = wanted(args[1])
+		r.Intent.Wanted, err = wanted(args[2])
 	case f[0] == "intent-own" && len(args) == 1:
 		r.Intent.Own = args[0]
 	case f[0] == "intent-new" && len(args) == 2:

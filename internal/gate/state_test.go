@@ -10,10 +10,10 @@ import (
 
 func sampleRecord() Record {
 	return Record{
-		Instance: "web@web1", Generation: 12, Wanted: wire.WantedHeld, Own: "boot:1:2",
+		Instance: "web@web1", Generation: 12, Wanted: wire.WantedHeld, Seen: wire.StateDown, Own: "boot:1:2",
 		Basis: wire.NewVector(wire.Entry{Instance: "db@db1", Token: "t 1"}, wire.Entry{Instance: "cache@h", Token: "x"}),
 		Intent: &Intent{
-			Verb: wire.VerbEnsure, Own: "boot:1:2", Wanted: wire.WantedUp,
+			Verb: wire.VerbEnsure, Do: initsys.Restart, Own: "boot:1:2", Wanted: wire.WantedUp,
 			New:   wire.NewVector(wire.Entry{Instance: "db@db1", Token: "t 2"}),
 			Child: &initsys.Child{Boot: "b-1", PID: 4711, Start: 99},
 		},

@@ -17,26 +17,27 @@ import (
 // compare, prepare, store the intent, go, wait for the job, look, store the
 // result, reply. Each store is durable before the next effect.
 type Machine struct {
-	q     wire.Request
-	at    phase
-	rec   Record // as on disk
-	aside bool   // the file on disk was unreadable and must be set aside before a store
-	torn  string // why it was unreadable
-	read  uint64 // the generation that was loaded: what a compare-and-set compares with
-	look  Look   // the latest look at the instance
-	next  Record // what is being stored
-	try   attempt
-	acted bool   // an attempt of this request has succeeded
-	first string // STATUS: the token before the probes
-	asked Asked  // STATUS: what they said
+	q        wire.Request
+	at       phase
+	rec      Record // as on disk
+	aside    bool   // the file on disk was unreadable and must be set aside before a store
+	torn     string // why it was unreadable
+	loadedAt uint64 // the generation that was loaded: what a compare-and-set compares with
+	look     Look   // the latest look at the instance
+	next     Record // what is being stored
+	try      attempt
+	acted    bool   // an attempt of this request has succeeded
+	word     string // what to reply after the last store, where nothing was done
+	first    string // STATUS: the token before the probes
+	asked    Asked  // STATUS: what they said
 }
 
 // phase says what the event that is waited for will be used for.
 type phase int
 
 const (
-	reading    phase = iota // STATUS: the look before the probes
-	rereading               // STATUS: the look after them
+	reading    phase = iota // STATUS: the look under the lock
+	rereading               // STATUS: the look after the probes
 	idling                  // waiting for init before anything is decided
 	recovering              // storing what became of an intent
 	intending               // storing the intent of an attempt
@@ -46,7 +47,6 @@ const (
 
 // attempt is one change that init is told to make.
 type attempt struct {
-	do     initsys.Action
 	intent Intent
 	resume bool // it completes a change that an earlier request left behind
 	ended  Ended
@@ -86,9 +86,10 @@ type (
 	}
 	Looked struct {
 		Look    Look
-		Waiting bool // the wait ended with init still at work
+		Waiting bool // init, or the child that was asked about, is at work yet
 	}
-	Asked struct { // the probes' answer
+	Unlocked struct{}
+	Asked    struct { // the probes' answer
 		Ready bool
 		Word  string
 	}
@@ -111,12 +112,13 @@ type (
 type (
 	Effect interface{ effect() }
 
-	Lock struct{}                       // → Locked
-	Load struct{}                       // → Loaded
-	Idle struct{ Child *initsys.Child } // wait until init, and this child, are at rest, and look → Looked
-	See  struct{}                       // look once → Looked
-	Ask  struct{}                       // run the readiness probes once → Asked
-	Save struct {                       // durably; Aside keeps the unreadable file under another name → Stored
+	Lock   struct{}                       // → Locked
+	Load   struct{}                       // → Loaded
+	Idle   struct{ Child *initsys.Child } // wait until init, and this child, are at rest, and look → Looked
+	See    struct{ Child *initsys.Child } // look once, also whether this child is at work → Looked
+	Unlock struct{}                       // → Unlocked
+	Ask    struct{}                       // run the readiness probes once → Asked
+	Save   struct {                       // durably; Aside keeps the unreadable file under another name → Stored
 		Record Record
 		Aside  bool
 	}
@@ -131,6 +133,7 @@ func (Begin) event()    {}
 func (Locked) event()   {}
 func (Loaded) event()   {}
 func (Looked) event()   {}
+func (Unlocked) event() {}
 func (Asked) event()    {}
 func (Stored) event()   {}
 func (Prepared) event() {}
@@ -141,6 +144,7 @@ func (Lock) effect()    {}
 func (Load) effect()    {}
 func (Idle) effect()    {}
 func (See) effect()     {}
+func (Unlock) effect()  {}
 func (Ask) effect()     {}
 func (Save) effect()    {}
 func (Prepare) effect() {}
@@ -169,10 +173,9 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 		switch {
 		case ev.Look.Err != "":
 			return m.reply(wire.CodeError, "cannot tell its state: "+ev.Look.Err)
-		case m.at == reading && (ev.Look.up() || ev.Look.State == wire.StateBlind):
-			m.first = ev.Look.Token
-			return m, Ask{}
-		case m.at == reading, m.at == rereading:
+		case m.at == reading:
+			return m.read(ev.Waiting)
+		case m.at == rereading:
 			return m.answerStatus()
 		case m.at == settling:
 			return m.settled()
@@ -181,6 +184,11 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 		default:
 			return m.recover()
 		}
+	case Unlocked:
+		if m.first == "" && m.look.State != wire.StateBlind {
+			return m.answerStatus()
+		}
+		return m, Ask{}
 	case Asked:
 		m.asked = ev
 		m.at = rereading
@@ -189,10 +197,10 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 		return m.stored(ev)
 	case Prepared:
 		if ev.Unsupported {
-			return m.reply(wire.CodeInvalid, fmt.Sprintf("it has no %s: %s", m.try.do, ev.Err))
+			return m.reply(wire.CodeInvalid, fmt.Sprintf("it has no %s: %s", m.try.intent.Do, ev.Err))
 		}
 		if ev.Err != "" {
-			return m.reply(wire.CodeError, fmt.Sprintf("cannot prepare its %s: %s", m.try.do, ev.Err))
+			return m.reply(wire.CodeError, fmt.Sprintf("cannot prepare its %s: %s", m.try.intent.Do, ev.Err))
 		}
 		m.try.intent.Child = ev.Child
 		r := m.rec
@@ -200,16 +208,16 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 		return m.store(intending, r)
 	case Gone:
 		if ev.Err != "" { // not begun: the intent on file says so to whoever comes next
-			return m.reply(wire.CodeFailed, fmt.Sprintf("cannot begin its %s: %s", m.try.do, ev.Err))
+			return m.reply(wire.CodeFailed, fmt.Sprintf("cannot begin its %s: %s", m.try.intent.Do, ev.Err))
 		}
 		return m, Await{}
 	case Ended:
 		m.try.ended = ev
 		if ev.Running {
-			return m.reply(wire.CodeFailed, fmt.Sprintf("its %s has not ended in time and goes on", m.try.do))
+			return m.reply(wire.CodeFailed, fmt.Sprintf("its %s has not ended in time and goes on", m.try.intent.Do))
 		}
 		m.at = settling
-		return m, Settle{Up: m.try.do != initsys.Stop}
+		return m, Settle{Up: m.try.intent.Do != initsys.Stop}
 	}
 	return m.reply(wire.CodeError, fmt.Sprintf("the gate was told %T out of turn", ev))
 }
@@ -223,11 +231,11 @@ func (m Machine) loaded(ev Loaded) (Machine, Effect) {
 		m.rec = ev.Record
 	}
 	m.torn, m.aside = ev.Unreadable, ev.Unreadable != ""
-	m.read = m.rec.Generation
+	m.loadedAt = m.rec.Generation
 	switch {
 	case m.q.Verb == wire.VerbStatus:
 		m.at = reading
-		return m, See{}
+		return m, See{Child: m.child()}
 	case m.aside && m.q.Verb != wire.VerbRestart:
 		// Unknown is not empty: an intent may have been on file, so nothing
 		// may be concluded. A restart that a person asks for needs nothing of
@@ -249,6 +257,21 @@ func (m Machine) unreadable() string {
 	return fmt.Sprintf("its state file cannot be believed (%s): what it was started against is unknown; `kido restart %s` makes it known again", m.torn, m.rec.Instance)
 }
 
+// read is the look under the lock: token, basis and intent belong together. An
+// intent whose outcome can be told is told, without a write: whoever reads the
+// status sees what the next request would find.
+func (m Machine) read(working bool) (Machine, Effect) {
+	if !working && m.look.State != wire.StateBusy {
+		if r, ok := m.concluded(); ok {
+			m.rec = r
+		}
+	}
+	if m.look.up() {
+		m.first = m.look.Token
+	}
+	return m, Unlock{} // probes take their time, and must hold up nobody
+}
+
 // answerStatus answers a STATUS: token, probes, token again. A pair that differs
 // is not settled, and what is not settled is not ready.
 func (m Machine) answerStatus() (Machine, Effect) {
@@ -268,38 +291,65 @@ func (m Machine) answerStatus() (Machine, Effect) {
 	return m, Answer{r}
 }
 
+// concluded is the record once the instance has told what became of its intent;
+// ok is false where there is none, or where the change is still owed: what was to
+// be up, and is down, must be started again.
+func (m Machine) concluded() (r Record, ok bool) {
+	in := m.rec.Intent
+	if in == nil || m.tokenless() {
+		return m.rec, false
+	}
+	r = m.rec
+	r.Intent = nil
+	switch {
+	case m.look.State == wire.StateBlind: // cannot be told: as if it had not happened
+	case in.Do == initsys.Stop && !m.look.up(): // the stop happened
+		r.Wanted, r.Seen = in.Wanted, m.look.State
+	case in.Do == initsys.Stop: // it did not
+	case m.look.up() && m.look.Token != in.Own: // a new incarnation, begun after the new basis was read
+		r.Wanted, r.Seen, r.Basis, r.Own = in.Wanted, m.look.State, in.New, m.look.Token
+	case m.look.up(): // it did not happen
+	case in.Do == initsys.Reload: // whatever brought it down, it was not the reload
+	default:
+		return m.rec, false
+	}
+	return r, true
+}
+
+// tokenless is up without a main process that can be named: it says nothing yet.
+func (m Machine) tokenless() bool { return m.look.State == wire.StateUp && m.look.Token == "" }
+
 // recover finds out what became of an intent, by the instance itself.
 func (m Machine) recover() (Machine, Effect) {
 	in := m.rec.Intent
+	if m.tokenless() {
+		return m.reply(wire.CodeBusy, "it is up, but its incarnation cannot be told yet: "+m.look.Word)
+	}
 	if in == nil {
 		return m.decide()
 	}
-	r := m.rec
-	r.Intent = nil
-	stop := in.Verb == wire.VerbStop
-	switch {
-	case stop && !m.look.up(): // the stop happened
-		r.Wanted = in.Wanted
-	case m.look.State == wire.StateBlind: // cannot be told: as if it had not happened
-	case stop: // still up: it did not
-	case m.look.up() && m.look.Token != in.Own: // the change happened
-		r.Wanted, r.Basis, r.Own = in.Wanted, in.New, m.look.Token
-	case m.look.up(): // it did not
-	case m.q.Verb == wire.VerbStop: // it is down, and owed its start: a stop on purpose ends that, a hold does not
-		r.Wanted = wire.WantedHeld
-	default: // it is down, or was left half way: start it again, for the same basis
-		again := *in
-		return m.attempt(attempt{do: initsys.Start, intent: again, resume: true})
+	if r, ok := m.concluded(); ok {
+		return m.store(recovering, r)
 	}
-	return m.store(recovering, r)
+	switch m.q.Verb {
+	case wire.VerbStop: // it is down, and owed its start: a stop on purpose ends that, a hold does not
+		r := m.rec
+		r.Intent, r.Wanted, r.Seen = nil, wire.WantedHeld, m.look.State
+		return m.store(recovering, r)
+	case wire.VerbReload:
+		return m.reply(wire.CodeFailed, "it is not running: there is nothing to reload")
+	}
+	again := *in
+	again.Do = initsys.Start
+	if m.q.Verb == wire.VerbEnsure && m.rec.Basis.Equal(m.q.Expect) {
+		again.New = m.q.New // read ready just now: one start serves the old debt and the new
+	}
+	return m.attempt(attempt{intent: again, resume: true})
 }
 
 // decide compares what is asked for with what is, and begins an attempt where
 // they differ.
 func (m Machine) decide() (Machine, Effect) {
-	if m.look.State == wire.StateUp && m.look.Token == "" {
-		return m.reply(wire.CodeBusy, "it is up, but its incarnation cannot be told yet: "+m.look.Word)
-	}
 	running := m.look.up() || m.look.State == wire.StateBlind
 	switch m.q.Verb {
 	case wire.VerbEnsure:
@@ -313,7 +363,7 @@ func (m Machine) decide() (Machine, Effect) {
 		return m.achieved("it is up")
 	case m.q.Verb == wire.VerbRestart && m.look.up() && m.look.Token != m.q.Own:
 		return m.achieved("it was started anew since you looked")
-	case m.q.Generation != m.read && !m.acted:
+	case m.q.Generation != m.loadedAt && !m.acted:
 		return m.reply(wire.CodeStale, "its record has changed since you looked")
 	case m.q.Verb == wire.VerbReload && !running:
 		return m.reply(wire.CodeFailed, "it is not running: there is nothing to reload")
@@ -345,7 +395,7 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 		// Whatever starts it from now on starts it after these incarnations
 		// were ready: the debt is settled without a restart.
 		r := m.rec
-		r.Wanted, r.Basis = wire.WantedDown, m.q.New
+		r.Wanted, r.Seen, r.Basis = wire.WantedDown, m.look.State, m.q.New
 		return m.store(finishing, r)
 	case !running:
 		return m.attempt(m.toward(initsys.Start))
@@ -359,7 +409,25 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 // onPurpose tells an instance that is down because someone wants it down from
 // one that failed or that a run has stopped and still owes the start.
 func (m Machine) onPurpose() bool {
-	return m.rec.Wanted == wire.WantedDown || m.look.State == wire.StateDown && m.rec.Wanted != wire.WantedHeld
+	return m.wanted() == wire.WantedDown
+}
+
+// wanted is the wanted state as record and instance have it together: what
+// somebody did by hand counts.
+func (m Machine) wanted() wire.Wanted {
+	switch {
+	case m.look.State == wire.StateUp, m.look.State == wire.StateBlind:
+		return wire.WantedUp
+	case m.rec.Wanted == wire.WantedHeld:
+		return wire.WantedHeld
+	case m.rec.Intent != nil:
+		return wire.WantedUp // owed its start
+	case m.look.State == wire.StateDown:
+		return wire.WantedDown
+	case m.rec.Wanted == wire.WantedDown && m.rec.Seen != wire.StateDown:
+		return wire.WantedDown // stopping it left it failed
+	}
+	return wire.WantedUp // it was started since, and failed
 }
 
 func (m Machine) stop(running bool) (Machine, Effect) {
@@ -373,15 +441,15 @@ func (m Machine) stop(running bool) (Machine, Effect) {
 	case !running && (m.q.Hold || m.rec.Wanted == want && m.look.State == wire.StateDown):
 		// A hold starts nothing later that was not up before.
 		return m.achieved("it is down")
-	case m.q.Generation != m.read:
+	case m.q.Generation != m.loadedAt:
 		return m.reply(wire.CodeStale, "its record has changed since you looked")
 	case m.look.State == wire.StateDown:
 		r := m.rec
-		r.Wanted = want
+		r.Wanted, r.Seen = want, m.look.State
 		return m.store(finishing, r)
 	}
-	return m.attempt(attempt{do: initsys.Stop, intent: Intent{
-		Verb: wire.VerbStop, Own: m.look.Token, Wanted: want, New: m.rec.Basis,
+	return m.attempt(attempt{intent: Intent{
+		Verb: wire.VerbStop, Do: initsys.Stop, Own: m.look.Token, Wanted: want, New: m.rec.Basis,
 	}})
 }
 
@@ -391,17 +459,24 @@ func (m Machine) achieved(word string) (Machine, Effect) {
 	if m.acted {
 		return m.reply(wire.CodeDone, "")
 	}
+	if m.look.up() && m.rec.Wanted != wire.WantedUp {
+		// Somebody started it by hand: from now on it is not held or stopped.
+		m.word = word
+		r := m.rec
+		r.Wanted, r.Seen = wire.WantedUp, m.look.State
+		return m.store(finishing, r)
+	}
 	return m.reply(wire.CodeAlready, word)
 }
 
 // toward is the attempt that serves the request as it stands.
 func (m Machine) toward(do initsys.Action) attempt {
-	return attempt{do: do, intent: Intent{Verb: m.q.Verb, Own: m.look.Token, New: m.q.New, Wanted: wire.WantedUp}}
+	return attempt{intent: Intent{Verb: m.q.Verb, Do: do, Own: m.look.Token, New: m.q.New, Wanted: wire.WantedUp}}
 }
 
 func (m Machine) attempt(a attempt) (Machine, Effect) {
 	m.try = a
-	return m, Prepare{Do: a.do}
+	return m, Prepare{Do: a.intent.Do}
 }
 
 // settled judges an attempt by the instance, not by what init said of it.
@@ -412,19 +487,19 @@ func (m Machine) settled() (Machine, Effect) {
 	case blind && t.ended.Err != "":
 		return m.failed("")
 	case blind: // the exit status is all there is
-	case t.do == initsys.Stop && m.look.State == wire.StateUp:
-		return m.failed("it is still up")
-	case t.do == initsys.Stop:
+	case t.intent.Do == initsys.Stop && m.look.State != wire.StateDown && m.look.State != wire.StateFailed:
+		return m.failed("it is " + string(m.look.State))
+	case t.intent.Do == initsys.Stop:
 	case !m.look.up():
 		return m.failed("it is " + string(m.look.State))
-	case t.do == initsys.Restart && m.look.Token == t.intent.Own:
+	case t.intent.Do == initsys.Restart && m.look.Token == t.intent.Own:
 		return m.failed("it is the same incarnation as before")
-	case t.do == initsys.Reload && m.look.Token == t.intent.Own && t.ended.Err != "":
+	case t.intent.Do == initsys.Reload && m.look.Token == t.intent.Own && t.ended.Err != "":
 		return m.failed("") // nothing but init can tell whether a reload worked
 	}
 	r := m.rec
 	r.Intent = nil
-	r.Wanted, r.Basis, r.Own = t.intent.Wanted, t.intent.New, m.look.Token
+	r.Wanted, r.Seen, r.Basis, r.Own = t.intent.Wanted, m.look.State, t.intent.New, m.look.Token
 	m.acted = true
 	if t.resume {
 		return m.store(recovering, r)
@@ -434,7 +509,7 @@ func (m Machine) settled() (Machine, Effect) {
 
 // failed leaves the intent on file: the next request finds out what to make of it.
 func (m Machine) failed(but string) (Machine, Effect) {
-	word := fmt.Sprintf("its %s failed", m.try.do)
+	word := fmt.Sprintf("its %s failed", m.try.intent.Do)
 	for _, w := range []string{m.try.ended.Err, but, m.look.Word} {
 		if w != "" {
 			word += ": " + w
@@ -452,7 +527,7 @@ func (m Machine) store(at phase, r Record) (Machine, Effect) {
 func (m Machine) stored(ev Stored) (Machine, Effect) {
 	if ev.Err != "" {
 		code := wire.CodeError // nothing was changed yet
-		if m.try.do != "" && m.at != intending {
+		if m.try.intent.Do != "" && m.at != intending {
 			code = wire.CodeFailed // it was, and the intent still tells
 		}
 		return m.reply(code, "cannot write its state file: "+ev.Err)
@@ -465,9 +540,11 @@ func (m Machine) stored(ev Stored) (Machine, Effect) {
 		return m.decide()
 	}
 	switch {
-	case m.try.do == "" && m.q.Verb == wire.VerbEnsure:
+	case m.word != "":
+		return m.reply(wire.CodeAlready, m.word)
+	case m.try.intent.Do == "" && m.q.Verb == wire.VerbEnsure:
 		return m.reply(wire.CodeWaived, "it was stopped on purpose: its debt is waived, it will start fresh")
-	case m.try.do == "":
+	case m.try.intent.Do == "":
 		return m.reply(wire.CodeDone, "it was down; now it is wanted so")
 	case m.try.ended.Err != "":
 		return m.reply(wire.CodeDone, "though init reported: "+m.try.ended.Err)
@@ -486,21 +563,13 @@ func (m Machine) status() *wire.Status {
 	}
 	s := &wire.Status{
 		Instance: m.rec.Instance, State: m.look.State, Age: m.look.Age, Word: m.look.Word,
-		Generation: m.rec.Generation, Wanted: m.rec.Wanted, Basis: m.rec.Basis,
+		Generation: m.rec.Generation, Wanted: m.wanted(), Basis: m.rec.Basis,
 	}
 	if m.look.up() {
 		s.Token = m.look.Token
 	}
-	switch { // what a person did by hand counts as wanted
-	case m.look.State == wire.StateUp, m.look.State == wire.StateBlind:
-		s.Wanted = wire.WantedUp
-	case m.look.State == wire.StateDown && s.Wanted != wire.WantedHeld && m.rec.Intent == nil:
-		s.Wanted = wire.WantedDown
-	case s.Wanted == "":
-		s.Wanted = wire.WantedUp
-	}
 	if in := m.rec.Intent; in != nil {
-		s.Intent, s.IntentVerb, s.IntentNew = true, in.Verb, in.New
+		s.Intent, s.IntentVerb = true, in.Verb
 	}
 	return s
 }

@@ -74,7 +74,9 @@ func (w *world) perform(e Effect) Event {
 		w.finish()
 		return Looked{Look: w.look()}
 	case See:
-		return Looked{Look: w.look()}
+		return Looked{Look: w.look(), Waiting: w.running != ""}
+	case Unlock:
+		return Unlocked{}
 	case Ask:
 		return Asked{Ready: true}
 	case Save:
@@ -139,7 +141,7 @@ func ensure(expect, next wire.Vector) wire.Request {
 
 func upSince(basis wire.Vector) *world {
 	w := &world{state: wire.StateUp, life: 1}
-	w.disk = Record{Instance: "web@web1", Generation: 3, Wanted: wire.WantedUp, Own: "life:1", Basis: basis}.Format()
+	w.disk = Record{Instance: "web@web1", Generation: 3, Wanted: wire.WantedUp, Seen: wire.StateUp, Own: "life:1", Basis: basis}.Format()
 	return w
 }
 
@@ -148,7 +150,7 @@ func TestEnsure(t *testing.T) {
 	down := func(wanted wire.Wanted, state wire.State) *world {
 		w := upSince(old)
 		w.state = state
-		w.disk = Record{Instance: "web@web1", Generation: 3, Wanted: wanted, Basis: old}.Format()
+		w.disk = Record{Instance: "web@web1", Generation: 3, Wanted: wanted, Seen: state, Basis: old}.Format()
 		return w
 	}
 	reload := ensure(old, next)
@@ -351,5 +353,103 @@ func TestFullDiskChangesNothing(t *testing.T) {
 	r, _ := w.request(ensure(vector("a"), vector("b")), -1)
 	if r.Code != wire.CodeError || w.restarts != 0 {
 		t.Errorf("replied %s after %d restarts; want an error and none", r.Code, w.restarts)
+	}
+}
+
+// Up without a main process that can be named says nothing yet: no intent is
+// judged by it, nothing is started a second time.
+func TestUpWithoutTokenDecidesNothing(t *testing.T) {
+	for _, in := range []*Intent{
+		{Verb: wire.VerbEnsure, Do: initsys.Restart, Own: "life:1", New: vector("b"), Wanted: wire.WantedUp},
+		{Verb: wire.VerbStop, Do: initsys.Stop, Own: "life:1", New: vector("a"), Wanted: wire.WantedDown},
+	} {
+		m, _ := NewMachine("web@web1", ensure(vector("a"), vector("b"))).Step(Begin{})
+		m, _ = m.Step(Locked{OK: true})
+		m, _ = m.Step(Loaded{Record: Record{Instance: "web@web1", Generation: 3, Wanted: wire.WantedUp, Seen: wire.StateUp, Basis: vector("a"), Intent: in}})
+		_, effect := m.Step(Looked{Look: Look{State: wire.StateUp, Word: "no pid file yet"}})
+		if a, ok := effect.(Answer); !ok || a.Reply.Code != wire.CodeBusy {
+			t.Errorf("with an intent to %s: %#v, want it to answer busy", in.Do, effect)
+		}
+	}
+}
+
+// What a person does by hand counts: an instance that was held, and was started
+// and stopped by hand since, is stopped on purpose; one that was stopped on
+// purpose, and started by hand since, has failed when it failed.
+func TestByHandCounts(t *testing.T) {
+	t.Run("held, started, stopped", func(t *testing.T) {
+		w := upSince(vector("a"))
+		s := w.status(t)
+		w.request(wire.Request{Verb: wire.VerbStop, Service: "web", Hold: true, Generation: s.Generation}, -1)
+		w.state, w.life = wire.StateUp, w.life+1
+		w.request(ensure(vector("a"), vector("a")), -1)
+		w.state = wire.StateDown
+		if r, _ := w.request(ensure(vector("a"), vector("b")), -1); r.Code != wire.CodeWaived {
+			t.Errorf("ENSURE replied %s, want waived", r.Code)
+		}
+	})
+	t.Run("waived, started, failed", func(t *testing.T) {
+		w := upSince(vector("a"))
+		w.state = wire.StateDown
+		w.request(ensure(vector("a"), vector("b")), -1)
+		w.state, w.life = wire.StateUp, w.life+1
+		w.state = wire.StateFailed
+		if r, _ := w.request(ensure(vector("b"), vector("c")), -1); r.Code != wire.CodeDone || w.state != wire.StateUp {
+			t.Errorf("ENSURE replied %s, state %s: want it started", r.Code, w.state)
+		}
+	})
+}
+
+// An intent whose outcome can be told is told by a mere look: a hook that only
+// waits for its upstream must not be held up by a run that was cut off.
+func TestStatusConcludes(t *testing.T) {
+	for crash := range 24 {
+		w := upSince(vector("a"))
+		if _, ended := w.request(ensure(vector("a"), vector("b")), crash); ended {
+			break
+		}
+		s := w.status(t)
+		if s.State == wire.StateUp && s.Intent {
+			t.Errorf("crash at %d: up, and an intent is on record yet", crash)
+		}
+		if want := vector(map[bool]string{true: "b", false: "a"}[w.life == 2]); !s.Basis.Equal(want) {
+			t.Errorf("crash at %d: in life %d its basis is %v, want %v", crash, w.life, s.Basis, want)
+		}
+	}
+	// A stop that was cut off after it happened is a hold, or on purpose, as it
+	// was meant.
+	for _, hold := range []bool{true, false} {
+		w := upSince(vector("a"))
+		s := w.status(t)
+		w.request(wire.Request{Verb: wire.VerbStop, Service: "web", Hold: hold, Generation: s.Generation}, 14)
+		want := map[bool]wire.Wanted{true: wire.WantedHeld, false: wire.WantedDown}[hold]
+		if s := w.status(t); s.State != wire.StateDown || s.Wanted != want || s.Intent {
+			t.Errorf("hold %t, cut off: %s, wanted %s, intent %t", hold, s.State, s.Wanted, s.Intent)
+		}
+	}
+}
+
+// A reload that failed owes no start to what is stopped by hand afterwards.
+func TestReloadOwesNoStart(t *testing.T) {
+	w := upSince(vector("a"))
+	q := ensure(vector("a"), vector("b"))
+	q.Reaction = wire.ReactReload
+	w.request(q, 13) // told, and cut off
+	w.running = ""
+	w.state = wire.StateDown
+	if r, _ := w.request(ensure(vector("a"), vector("b")), -1); r.Code != wire.CodeWaived {
+		t.Errorf("ENSURE replied %s, want waived", r.Code)
+	}
+}
+
+// A failed start that is made up for serves the newest basis at once.
+func TestOneStartForTwoDebts(t *testing.T) {
+	w := upSince(vector("a"))
+	w.broken = true
+	w.request(ensure(vector("a"), vector("b")), -1)
+	w.broken = false
+	r, _ := w.request(ensure(vector("a"), vector("c")), -1)
+	if s := w.status(t); r.Code != wire.CodeDone || !s.Basis.Equal(vector("c")) || w.life != 2 {
+		t.Errorf("replied %s (%s), basis %v, life %d; want done, c, 2", r.Code, r.Word, s.Basis, w.life)
 	}
 }

@@ -55,6 +55,9 @@ const (
 	Reload  Action = "reload"
 )
 
+// Actions lists all actions.
+func Actions() []Action { return []Action{Start, Stop, Restart, Reload} }
+
 // ErrUnsupported is returned by Prepare for an action that the unit has not,
 // and by Wait where only the init script itself can tell.
 var ErrUnsupported = errors.New("the unit has no such action")

@@ -52,6 +52,9 @@ func (c Child) Token() string {
 // Alive reports whether c still runs: same boot, same number, same start time,
 // and not only waiting to be reaped. It fails where that cannot be seen.
 func (c Child) Alive() (bool, error) {
+	if boot, err := BootID(); err != nil || boot != c.Boot {
+		return false, err // of an earlier boot: whoever has the number now is another
+	}
 	now, err := Identify(c.PID)
 	if errors.Is(err, syscall.ESRCH) {
 		return false, nil
@@ -161,10 +164,19 @@ func startTime(pid int) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 	}
-	if state == 'Z' || state == 'X' {
+	if state == 'X' || state == 'Z' && !threadsLeft(stat) {
 		return 0, gone
 	}
 	return start, nil
+}
+
+// threadsLeft reports whether a process whose first thread has ended has others.
+// It shows as a zombie while they are being ended, or run on; until the last one
+// is gone so is nothing that the process holds, its port above all.
+func threadsLeft(stat []byte) bool {
+	const threadsField = 20 - 3
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	return len(fields) > threadsField && string(fields[threadsField]) != "1" && string(fields[threadsField]) != "0"
 }
 
 // parseStat takes the state and the start time from a stat line. The second

@@ -84,7 +84,7 @@ func (t *Topology) Make(req Request, targets []site.Instance, obs Observed) (*Pl
 			}
 		}
 	}
-	m.judge = judge{t, m.observed, map[int32]*standing{}}
+	m.judge = judge{t: t, read: m.observed, memo: map[int32]*standing{}}
 
 	var err error
 	switch req.Verb {
@@ -677,25 +677,13 @@ func (l *linker) edges() []Edge {
 
 // start adds what the step of d waits for, where things come up.
 //
-// A start needs only one of an any-set. A reaction waits until all of the set
-// are through, well or not, so that it pays for them all at once; then Need
-// judges. So it does for what was held: it is down by kido's hand and must
-// come back wherever it can.
+// Of an any-set it waits until all are through, well or not, so that one start or
+// one reaction serves them all; then Need judges. So it does for what was held:
+// it is down by kido's hand and must come back wherever it can.
 func (l *linker) start(d int32) {
 	for _, dep := range l.depsOf(d) {
 		begin, end := l.upstreams(d, dep)
-		kind := Edge{Soft: dep.soft || l.hold[d]}
-		if dep.any && end-begin > 1 {
-			partly := false
-			for u := begin; u < end; u++ {
-				partly = partly || !l.main.has(u)
-			}
-			if l.action[d] == ActStart && !partly {
-				kind.Any = l.instances[begin].Service
-			} else {
-				kind.Soft = true
-			}
-		}
+		kind := Edge{Soft: dep.soft || l.hold[d] || dep.any && end-begin > 1}
 		for u := begin; u < end; u++ {
 			if l.main.has(u) {
 				l.wait(l.main[u], kind)

@@ -134,9 +134,6 @@ func sketch(p *plan.Plan, reasons bool) string {
 			if e.Soft {
 				b.WriteString("~")
 			}
-			if e.Any != "" {
-				b.WriteString("|" + e.Any)
-			}
 		}
 		if reasons {
 			b.WriteString(": " + s.Reason)
@@ -177,7 +174,7 @@ start cache@app2: app@app2 needs it
 start app@app1 < oracle@db1, cache@app1: web@web1 needs it
 start app@app2 < oracle@db1, cache@app2: web@web1 needs it
 start mail@app2: web@web1 needs it
-start web@web1 < oracle@db1, app@app1|app, app@app2|app, mail@app2~: you asked for it
+start web@web1 < oracle@db1, app@app1~, app@app2~, mail@app2~: you asked for it
 `,
 		},
 		{
@@ -189,7 +186,7 @@ start web@web1 < oracle@db1, app@app1|app, app@app2|app, mail@app2~: you asked f
 start app@app1 < oracle@db1, cache@app1: oracle@db1 has a new incarnation since app@app1 was started
 start app@app2 < oracle@db1, cache@app2: oracle@db1 has a new incarnation since app@app2 was started
 start mail@app2: it has failed, and web@web2 needs it
-start web@web2 < oracle@db1, app@app1|app, app@app2|app, mail@app2~: app@app1, app@app2 and 1 more will have new incarnations
+start web@web2 < oracle@db1, app@app1~, app@app2~, mail@app2~: app@app1, app@app2 and 1 more will have new incarnations
 alone web@web1: owes a reaction to app@app1, app@app2 and 1 more afterwards: kido announce app@app1 makes it fresh
 alone web@web3: owes a reaction to app@app1, app@app2 and 1 more afterwards: kido announce app@app1 makes it fresh
 `,

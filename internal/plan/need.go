@@ -13,7 +13,7 @@ import (
 // stopped by kido, or found inactive without a run that owes it a start.
 // Cascades leave it alone.
 func OnPurpose(s *wire.Status) bool {
-	if s.Wanted == wire.WantedHeld || s.Intent && s.IntentVerb != wire.VerbStop {
+	if s.Wanted == wire.WantedHeld || s.Intent {
 		return false
 	}
 	return s.State == wire.StateDown || s.State == wire.StateFailed && s.Wanted == wire.WantedDown
@@ -27,10 +27,13 @@ func OnPurpose(s *wire.Status) bool {
 // own basis equal to its upstreams' tokens now, and they current likewise.
 // Behind one that is not, a dependent that requires it is blocked; one that
 // wants it, or any one of several of which another is current, passes over it.
-func (t *Topology) Need(d site.Instance, status func(site.Instance) Observation) Verdict {
+//
+// seen, where not nil, says why d's own host finds one of its upstreams not
+// ready, "" where it does not.
+func (t *Topology) Need(d site.Instance, status func(site.Instance) Observation, seen func(site.Instance) string) Verdict {
 	i, ok := t.lookup(d)
 	if !ok {
-		return Verdict{Blocked: []Block{{d.String(), "no such instance in the site"}}}
+		return Verdict{Blocked: []Block{{Upstream: d.String(), Why: "no such instance in the site"}}}
 	}
 	read := map[site.Instance]Observation{d: status(d)}
 	for _, level := range t.Ancestors(d) {
@@ -38,7 +41,15 @@ func (t *Topology) Need(d site.Instance, status func(site.Instance) Observation)
 			read[u] = status(u)
 		}
 	}
-	j := judge{t, func(i int32) Observation { return read[t.instances[i]] }, map[int32]*standing{}}
+	j := judge{t: t, read: func(i int32) Observation { return read[t.instances[i]] }, memo: map[int32]*standing{}}
+	if seen != nil {
+		j.seen = func(from, u int32) string {
+			if from != i {
+				return ""
+			}
+			return seen(t.instances[u])
+		}
+	}
 	v := j.of(i).verdict
 	if read[d].Status == nil {
 		return v
@@ -56,7 +67,17 @@ func (t *Topology) Need(d site.Instance, status func(site.Instance) Observation)
 type judge struct {
 	t    *Topology
 	read func(int32) Observation
+	seen func(from, u int32) string // why from finds u not ready; may be nil
 	memo map[int32]*standing
+}
+
+// why says why dependent i must not be started against its upstream u.
+func (j *judge) why(i, u int32) string {
+	why := j.of(u).why
+	if why == "" && j.seen != nil {
+		why = j.seen(i, u)
+	}
+	return why
 }
 
 // standing is what is known of an instance and what follows from it.
@@ -152,7 +173,7 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 	var v Verdict
 	if o.Status == nil {
 		// Unknown is not empty: without its basis nothing can be compared.
-		v.Blocked = []Block{{j.t.name(i), notReady(o)}}
+		v.Blocked = []Block{{Upstream: j.t.name(i), Why: notReady(o)}}
 		return v
 	}
 	v.Own = own(o.Status)
@@ -165,8 +186,8 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 		begin, end := j.t.upstreams(i, dep)
 		var blocks []Block
 		for u := begin; u < end; u++ {
-			if s := j.of(u); s.why != "" {
-				blocks = append(blocks, Block{j.t.name(u), s.why})
+			if why := j.why(i, u); why != "" {
+				blocks = append(blocks, Block{j.t.name(u), why, dep.any})
 			}
 		}
 		blocked := !dep.soft && len(blocks) > 0 && (!dep.any || len(blocks) == int(end-begin))
@@ -174,14 +195,14 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 			v.Blocked = append(v.Blocked, blocks...)
 		}
 		for u := begin; u < end; u++ {
-			s, name := j.of(u), j.t.name(u)
+			s, name, why := j.of(u), j.t.name(u), j.why(i, u)
 			had, onRecord := o.Status.Basis.Get(name)
 			has := ""
 			if s.Status != nil {
 				has = s.Status.Token
 			}
 			switch {
-			case s.why != "" && (!blocked || has == ""): // passed over, or waited for
+			case why != "" && (!blocked || has == ""): // passed over, or waited for
 				if onRecord {
 					v.New = append(v.New, wire.Entry{Instance: name, Token: had})
 				}
@@ -224,7 +245,7 @@ func (j *judge) notReady(i int32, dep dependency) []Block {
 	begin, end := j.t.upstreams(i, dep)
 	for u := begin; u < end; u++ {
 		if why := notReady(j.read(u)); why != "" {
-			blocks = append(blocks, Block{j.t.name(u), why})
+			blocks = append(blocks, Block{j.t.name(u), why, dep.any})
 		}
 	}
 	if dep.any && len(blocks) < int(end-begin) {

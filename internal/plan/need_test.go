@@ -142,7 +142,7 @@ own: it is held: a run that stopped it still owes its start`},
 			got := topology.Need(instance("web@i"), func(i site.Instance) plan.Observation {
 				asked = append(asked, i.String())
 				return obs[i]
-			})
+			}, nil)
 			if verdict(got) != c.want {
 				t.Errorf("got:\n%s\nwant:\n%s", verdict(got), c.want)
 			}
@@ -267,7 +267,7 @@ services:
 		q := question{r.target, r.seen}
 		v, known := verdicts[q]
 		if !known {
-			v = topology.Need(instance(names[r.target]), status(r.seen))
+			v = topology.Need(instance(names[r.target]), status(r.seen), nil)
 			verdicts[q] = v
 		}
 		return v

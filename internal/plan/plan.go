@@ -83,9 +83,6 @@ type Step struct {
 type Edge struct {
 	Step int  `json:"step"`
 	Soft bool `json:"soft,omitempty"` // go on also where that step failed
-	// Any, where not empty, names a set: of all edges of this step with the
-	// same Any one well-ended step is enough.
-	Any string `json:"any,omitempty"`
 }
 
 // Note is an instance that the plan leaves alone, and why.
@@ -138,5 +135,6 @@ func (v Verdict) Fresh() bool { return len(v.Debts) == 0 && len(v.Blocked) == 0 
 // Block is one upstream that stands in the way.
 type Block struct {
 	Upstream string
-	Why      string // "oracle@db1: connected, but the database system is starting up"
+	Why      string // "connected, but the database system is starting up"
+	Any      bool   // one of several of which any one would do
 }

@@ -18,6 +18,10 @@ func (r *Run) act(s *step, c choice) {
 		r.retry(s, c.word, c.hint, false)
 	case c.wait != "":
 		r.wait(s, c.wait, c.word)
+	case s.changes >= maxChanges && r.opts.KeepTrying:
+		s.changes = 0
+		s.attempt = max(s.attempt, s.svc.Retry.Attempts) // a long pause
+		r.retry(s, c.word, "", true)
 	case s.changes >= maxChanges:
 		r.end(s, PhaseFailed, fmt.Sprintf("it was seen to %d times and is not as it should be: %s", s.changes, c.word),
 			"see whether an upstream restarts again and again; then: kido up "+s.Name)
@@ -45,9 +49,10 @@ func (s *step) running() bool {
 // reload keeps it answering.
 func (r *Run) takeSlot(s *step, q wire.Request) bool {
 	takes := q.Verb == wire.VerbRestart || q.Verb == wire.VerbEnsure && q.Reaction != wire.ReactReload
-	if s.slot || !takes || !s.running() {
-		return true
-	}
+	return s.slot || !takes || !s.running() || r.reserve(s)
+}
+
+func (r *Run) reserve(s *step) bool {
 	p := r.pools[s.Instance.Service]
 	if p.taken >= s.svc.MaxUnavailable {
 		return false
@@ -59,8 +64,15 @@ func (r *Run) takeSlot(s *step, q wire.Request) bool {
 
 // replied takes the reply to the request of a step.
 func (r *Run) replied(s *step, in Answered) {
-	s.answers, s.pause = 0, 0
+	s.answers = 0
 	s.phase = PhaseLooking
+	if !in.Unsent {
+		s.sent = true
+	}
+	if code := in.Reply.Code; code != wire.CodeBusy && !in.Unsent {
+		// It may have been at work until now: readiness is waited for from here.
+		s.pause, s.deadline = 0, r.now+r.patience(s)
+	}
 	switch in.Reply.Code {
 	case wire.CodeDone:
 		if !s.acted { // it works: but what dies again and again runs out of attempts
@@ -68,7 +80,6 @@ func (r *Run) replied(s *step, in Answered) {
 		}
 		s.acted, s.before, s.died, s.losses = true, false, false, 0
 		s.changes++
-		s.deadline = r.now + s.svc.Timeout.Ready
 		s.phase, s.word = PhaseSettling, in.Reply.Word
 		ev := s.event()
 		ev.Acted = true
@@ -109,6 +120,9 @@ func (r *Run) wait(s *step, phase Phase, word string) {
 		r.retry(s, fmt.Sprintf("not ready in %s: %s", r.patience(s), word), "", false)
 		return
 	}
+	if !s.sent {
+		r.giveSlot(s) // it is as it was
+	}
 	s.pause = min(max(2*s.pause, firstPause), interval(s.svc))
 	s.wake = r.now + s.pause
 	r.enter(s, phase, word, false)
@@ -123,10 +137,14 @@ func (r *Run) retry(s *step, word, hint string, acted bool) {
 		r.end(s, PhaseFailed, word, hint)
 		return
 	}
-	delay := s.svc.Retry.Max
-	if shift := s.attempt - 1; shift < 30 {
-		delay = min(delay, s.svc.Retry.Delay<<shift)
+	if !s.sent {
+		r.giveSlot(s)
 	}
+	delay := s.svc.Retry.Delay
+	for n := 1; n < s.attempt && delay < s.svc.Retry.Max; n++ {
+		delay *= 2
+	}
+	delay = min(delay, s.svc.Retry.Max)
 	delay = delay/2 + time.Duration(r.rng.Int64N(int64(delay/2)+1))
 	s.wake = r.now + delay
 	if late {
@@ -146,11 +164,18 @@ func (r *Run) giveSlot(s *step) {
 }
 
 func (r *Run) end(s *step, phase Phase, word, hint string) {
+	p := r.pools[s.Instance.Service]
+	if phase == PhaseFailed {
+		r.failures++
+	}
 	switch {
-	case phase.Well() || phase == PhaseRefused:
+	case phase.Well() || phase == PhaseRefused || !s.sent:
 		r.giveSlot(s)
-	case s.slot: // it may be down by our hand, so it keeps its slot
-		r.pools[s.Instance.Service].failed++
+	case phase == PhaseFailed:
+		p.failed++
+		if s.slot { // it may be down by our hand, so it keeps its slot
+			p.lost++
+		}
 	}
 	s.phase, s.word, s.wake = phase, word, 0
 	ev := s.event()

@@ -54,8 +54,11 @@ func (r *Run) decide(s *step) choice {
 	case plan.ActStop, plan.ActHold:
 		return r.decideStop(s, st)
 	}
-	need := r.topo.Need(s.Instance, r.statusFor(s))
-	need.Blocked = append(need.Blocked, r.seenFrom(s)...)
+	if st.State == wire.StateFailed && s.acted && !s.died {
+		s.died = true
+		return choice{retry: true, word: "it died: " + st.Word}
+	}
+	need := r.topo.Need(s.Instance, r.statusFor(s), r.seenFrom(s))
 	s.owes = s.owes[:0]
 	for _, d := range need.Debts {
 		s.owes = append(s.owes, d.Upstream)
@@ -83,7 +86,7 @@ func (r *Run) decide(s *step) choice {
 		over := st.State == wire.StateUp && st.Token != *s.own || st.State == wire.StateBlind && s.acted
 		if !over {
 			if len(need.Blocked) > 0 {
-				return r.blocked(need.Blocked)
+				return r.blocked(s, need.Blocked)
 			}
 			request.Verb, request.Own = wire.VerbRestart, *s.own
 			return choice{request: &request}
@@ -91,7 +94,7 @@ func (r *Run) decide(s *step) choice {
 	case plan.ActStart:
 		if !running {
 			if len(need.Blocked) > 0 {
-				return r.blocked(need.Blocked)
+				return r.blocked(s, need.Blocked)
 			}
 			request.Verb = wire.VerbStart
 			return choice{request: &request}
@@ -118,13 +121,10 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 		return r.ready(s, st)
 	case plan.OnPurpose(&st) && (len(need.Debts) == 0 || len(need.Blocked) > 0):
 		return choice{end: PhaseWaived, word: "it was stopped on purpose"}
-	case st.State == wire.StateFailed && s.acted && !s.died:
-		s.died = true
-		return choice{retry: true, word: "it died: " + st.Word}
 	case st.State == wire.StateBusy:
 		return choice{wait: PhaseBlocked, word: "init is at work on it"}
 	case len(need.Blocked) > 0:
-		return r.blocked(need.Blocked)
+		return r.blocked(s, need.Blocked)
 	}
 	request.Verb, request.Generation = wire.VerbEnsure, 0
 	request.Expect, request.Reaction = st.Basis, need.Reaction
@@ -137,7 +137,7 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 
 // blocked waits for the upstreams that stand in the way; but not for one that
 // is down on purpose, for nobody is going to start it.
-func (r *Run) blocked(by []plan.Block) choice {
+func (r *Run) blocked(s *step, by []plan.Block) choice {
 	word := by[0].Why
 	if !strings.HasPrefix(word, by[0].Upstream) {
 		word = by[0].Upstream + ": " + word
@@ -145,12 +145,21 @@ func (r *Run) blocked(by []plan.Block) choice {
 	if n := len(by) - 1; n > 0 {
 		word += fmt.Sprintf(" (and %d more)", n)
 	}
+	hopeless := map[bool]int{} // by whether any one of several would do
+	several := 0
 	for _, b := range by {
 		service, host, _ := strings.Cut(b.Upstream, "@")
 		st := r.status(site.Instance{Service: service, Host: host}).Status
-		if st != nil && plan.OnPurpose(st) && !r.opts.KeepTrying {
-			return choice{end: PhaseSkipped, word: fmt.Sprintf("%s is down, and nobody is going to start it", b.Upstream), hint: "kido up " + b.Upstream}
+		if st != nil && plan.OnPurpose(st) {
+			hopeless[b.Any]++
+			word = b.Upstream + " is down, and nobody is going to start it"
 		}
+		if b.Any {
+			several++
+		}
+	}
+	if (hopeless[false] > 0 || several > 0 && hopeless[true] == several) && !r.opts.KeepTrying {
+		return choice{end: PhaseSkipped, word: word, hint: "kido up " + s.Name}
 	}
 	return choice{wait: PhaseBlocked, word: word}
 }

@@ -152,21 +152,19 @@ func (r *Run) status(i site.Instance) plan.Observation {
 	return plan.Observation{Err: "it was not looked at"}
 }
 
-// seenFrom says which upstream the instance's own host finds not ready.
-func (r *Run) seenFrom(s *step) (blocks []plan.Block) {
-	for _, level := range s.levels {
-		for _, q := range level {
-			if !q.probe {
-				continue
-			}
-			obs := r.reads[q].obs
-			switch {
-			case obs.Err != "":
-				blocks = append(blocks, plan.Block{Upstream: q.instance.String(), Why: fmt.Sprintf("%s as seen from %s: %s", q.instance, q.at, obs.Err)})
-			case !obs.Status.Ready:
-				blocks = append(blocks, plan.Block{Upstream: q.instance.String(), Why: fmt.Sprintf("%s as seen from %s: %s", q.instance, q.at, obs.Status.Word)})
-			}
+// seenFrom says why the instance's own host finds an upstream not ready, "" where
+// it does not or was not asked.
+func (r *Run) seenFrom(s *step) func(site.Instance) string {
+	return func(u site.Instance) string {
+		a := r.reads[question{at: s.Instance.Host, instance: u, probe: true}]
+		switch {
+		case a == nil || a.answered == 0:
+			return ""
+		case a.obs.Err != "":
+			return fmt.Sprintf("as seen from %s: %s", s.Instance.Host, a.obs.Err)
+		case !a.obs.Status.Ready:
+			return fmt.Sprintf("as seen from %s: %s", s.Instance.Host, a.obs.Status.Word)
 		}
+		return ""
 	}
-	return blocks
 }

@@ -16,6 +16,7 @@ package run
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"kido/internal/plan"
@@ -40,8 +41,8 @@ type Options struct {
 	// KeepTrying goes on with a step that has used up its attempts, at the
 	// longest delay, until it works or the run is interrupted.
 	KeepTrying bool
-	// MaxFailures ends the whole run's beginnings once so many steps have
-	// failed; 0 leaves it to the services.
+	// MaxFailures is after how many failed steps nothing more is begun; 0
+	// leaves it to the services.
 	MaxFailures int
 	// Seed makes jitter repeatable.
 	Seed uint64
@@ -63,14 +64,19 @@ type Run struct {
 	seq         int // counts events: the order of reads
 	nextCall    int
 	now         time.Duration
+	failures    int
 	interrupted bool
 	ended       bool
 	effects     []Effect
 }
 
-// pool counts the instances of a service that may be down by our hand, and
-// those of them that did not come back.
-type pool struct{ taken, failed int }
+// pool counts instances of a service. A host that could not be reached counts
+// in none: it must not stop the others.
+type pool struct {
+	taken  int // may be down by our hand
+	lost   int // of those, will not come back in this run
+	failed int // failed after a request had been sent
+}
 
 // step is the state of one step of the plan.
 type step struct {
@@ -90,6 +96,7 @@ type step struct {
 	before   bool    // only before the run was cut off
 	died     bool    // it failed since
 	slot     bool
+	sent     bool // a request that changes something may have reached the gate
 	attempt  int
 	changes  int
 	losses   int
@@ -98,6 +105,7 @@ type step struct {
 	wake     time.Duration // when to look again; 0: not waiting
 	deadline time.Duration // 0: not running
 	owes     []string
+	held     bool // a hold of this run is about the same instance
 }
 
 // The effects of a Step, to be performed in order.
@@ -158,8 +166,12 @@ func New(id string, t *plan.Topology, p *plan.Plan, o Options) *Run {
 		rng:   rand.New(rand.NewPCG(o.Seed, o.Seed)),
 		reads: map[question]*read{}, calls: map[int]call{}, pools: map[string]*pool{},
 	}
+	held := map[site.Instance]bool{} // holds come first
 	for _, s := range p.Steps {
-		r.steps = append(r.steps, &step{Step: s, svc: r.site.Service(s.Instance.Service), phase: PhaseWaiting, owes: presumed(p, s, r.site)})
+		r.steps = append(r.steps, &step{Step: s, svc: r.site.Service(s.Instance.Service), phase: PhaseWaiting, owes: presumed(p, s, r.site), held: held[s.Instance]})
+		if s.Action == plan.ActHold {
+			held[s.Instance] = true
+		}
 		if r.pools[s.Instance.Service] == nil {
 			r.pools[s.Instance.Service] = &pool{}
 		}
@@ -187,7 +199,7 @@ func presumed(p *plan.Plan, s plan.Step, in *site.Site) (owes []string) {
 
 // Replay takes the events of an earlier part of the same run, in order, so that
 // Step(Begin{}) goes on from there. Every step is looked at anew, and finds its
-// goal reached where it had been; only stops that ended well are left so.
+// goal reached where it had been; only holds that ended well are left so.
 func (r *Run) Replay(events []Event) error {
 	for _, e := range events {
 		if e.Step == nil {
@@ -198,8 +210,8 @@ func (r *Run) Replay(events []Event) error {
 		}
 		s := r.steps[e.Step.ID]
 		switch {
-		case e.Step.Phase.Well() && (s.Action == plan.ActHold || s.Action == plan.ActStop):
-			// Not to be done again: someone may have started it since.
+		case e.Step.Phase.Well() && s.Action == plan.ActHold:
+			// Not to be done again: its start may have come since.
 			s.phase, s.word = e.Step.Phase, e.Step.Word
 		case e.Step.Phase == PhaseDone || e.Step.Phase == PhaseSettling && e.Step.Acted:
 			s.acted, s.before = true, true
@@ -211,6 +223,7 @@ func (r *Run) Replay(events []Event) error {
 		if slot := e.Step.Slot && !e.Step.Phase.Well(); slot != s.slot {
 			s.slot = slot
 			if slot {
+				s.sent = true
 				r.pools[s.Instance.Service].taken++
 			} else {
 				r.pools[s.Instance.Service].taken--
@@ -233,7 +246,7 @@ func (r *Run) Outcome() (o Outcome, ok bool) {
 			return OutcomeInterrupted, true
 		case s.phase == PhaseRefused:
 			return OutcomeRefused, true
-		case s.Action != plan.ActEnsure && s.phase == PhaseFailed:
+		case s.Action != plan.ActEnsure && (s.phase == PhaseFailed || s.phase == PhaseSkipped):
 			o = OutcomeFailed
 		case o != OutcomeFailed:
 			o = OutcomeIncomplete
@@ -327,7 +340,9 @@ func (r *Run) begin(s *step) bool {
 		r.end(s, PhaseSkipped, word, "")
 		return true
 	}
-	if p := r.pools[s.Instance.Service]; !r.free(s) || s.phase == PhaseSlot && p.taken >= s.svc.MaxUnavailable {
+	// Whoever waited for a slot looks again only with one: else the whole pool
+	// would look whenever one is free.
+	if !r.free(s) || s.phase == PhaseSlot && !r.reserve(s) {
 		return false
 	}
 	s.deadline = r.now + r.patience(s)
@@ -338,65 +353,31 @@ func (r *Run) begin(s *step) bool {
 // behind reports whether a step must not be begun any more, and why.
 func (r *Run) behind(s *step) (string, bool) {
 	p := r.pools[s.Instance.Service]
-	// Those that failed keep their slots, so there may be none to wait for.
-	if p.failed >= s.svc.MaxFailures || s.phase == PhaseSlot && p.failed >= s.svc.MaxUnavailable {
+	// Those that are lost keep their slots, so there may be none to wait for.
+	// What this run has stopped comes back all the same.
+	if s.held {
+		return "", false
+	}
+	if p.failed >= s.svc.MaxFailures || s.phase == PhaseSlot && p.lost >= s.svc.MaxUnavailable {
 		return fmt.Sprintf("%d of %s failed: the rest is left as it is", p.failed, s.svc.Name), true
 	}
-	if failed := r.failures(); r.opts.MaxFailures > 0 && failed >= r.opts.MaxFailures {
-		return fmt.Sprintf("%d steps failed: nothing more is begun", failed), true
+	if r.opts.MaxFailures > 0 && r.failures >= r.opts.MaxFailures {
+		return fmt.Sprintf("%d of the steps failed: nothing more is begun", r.failures), true
 	}
-	var anyLost map[string]bool // set → all of it has ended, none well
 	for _, e := range s.After {
 		before := r.steps[e.Step]
-		lost := before.phase.Final() && !before.phase.Well()
-		switch {
-		case e.Any != "":
-			if anyLost == nil {
-				anyLost = map[string]bool{}
-			}
-			all, seen := anyLost[e.Any]
-			anyLost[e.Any] = lost && (all || !seen)
-		case lost && !e.Soft:
+		if !e.Soft && before.phase.Final() && !before.phase.Well() {
 			return before.Name + map[Phase]string{
 				PhaseFailed: " failed", PhaseRefused: " was refused", PhaseSkipped: " was not begun", PhaseLeft: " was left",
 			}[before.phase], true
 		}
 	}
-	for _, lost := range anyLost {
-		if lost {
-			return "none of the upstreams of which it needs one is ready", true
-		}
-	}
 	return "", false
 }
 
-func (r *Run) failures() (n int) {
-	for _, p := range r.pools {
-		n += p.failed
-	}
-	return n
-}
-
-// free reports whether all steps before s have ended (of an any-set, one well).
+// free reports whether all steps before s have ended.
 func (r *Run) free(s *step) bool {
-	var anyWell map[string]bool
-	for _, e := range s.After {
-		phase := r.steps[e.Step].phase
-		if e.Any != "" {
-			if anyWell == nil {
-				anyWell = map[string]bool{}
-			}
-			anyWell[e.Any] = anyWell[e.Any] || phase.Well()
-		} else if !phase.Final() {
-			return false
-		}
-	}
-	for _, well := range anyWell {
-		if !well {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(s.After, func(e plan.Edge) bool { return !r.steps[e.Step].phase.Final() })
 }
 
 // patience is how long a step may wait for readiness: its own, or that of what

@@ -24,6 +24,7 @@ type world struct {
 	topo  *plan.Topology
 	nodes map[site.Instance]*node
 	story []string
+	looks int       // STATUS requests so far
 	lie   wire.Code // what every gate answers to a request that would change something; "": the truth
 	mute  wire.Code // what every gate answers to a STATUS, without a status
 }
@@ -59,7 +60,7 @@ func newWorld(t *testing.T, seed uint64, text string) *world {
 		for u, token := range n.seen {
 			basis = basis.With(u, token)
 		}
-		n.disk = gate.Record{Instance: n.name, Generation: 1, Wanted: wire.WantedUp, Own: n.token(), Basis: basis}.Format()
+		n.disk = gate.Record{Instance: n.name, Generation: 1, Wanted: wire.WantedUp, Seen: wire.StateUp, Own: n.token(), Basis: basis}.Format()
 	}
 	return w
 }
@@ -137,9 +138,18 @@ func (w *world) finish(i site.Instance) {
 // serve carries a request through the gate of i. With crash ≥ 0 the gate dies
 // around that effect, and there is no reply.
 func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, error) {
+	if q.Verb == wire.VerbProbe {
+		u := w.nodes[instance(q.Service)]
+		return wire.Reply{Code: wire.CodeOK, Status: &wire.Status{
+			Instance: q.Service, State: wire.StateBlind, Settled: true, Ready: u.state == wire.StateUp && !u.deaf, Word: "connection refused",
+		}}, nil
+	}
 	n := w.nodes[i]
 	if n.cut {
 		return wire.Reply{}, &run.CallError{Err: fmt.Errorf("%s: no route to host", i.Host), Unsent: true}
+	}
+	if q.Verb == wire.VerbStatus {
+		w.looks++
 	}
 	if w.mute != "" && q.Verb == wire.VerbStatus {
 		return wire.Reply{Code: w.mute}, nil
@@ -177,7 +187,11 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 		case gate.Idle:
 			w.finish(i)
 			ev = look()
-		case gate.See, gate.Settle:
+		case gate.See:
+			ev = gate.Looked{Look: gate.Look{State: n.state, Token: n.token()}, Waiting: n.running != ""}
+		case gate.Unlock:
+			ev = gate.Unlocked{}
+		case gate.Settle:
 			ev = look()
 		case gate.Ask:
 			ev = gate.Asked{Ready: !n.deaf, Word: "starting up"}
@@ -256,16 +270,17 @@ func (r *runner) step(in run.Input) {
 			}
 		case run.Call:
 			r.pending = append(r.pending, e)
-			up := r.w.nodes[site.Instance{Service: e.Request.Service, Host: e.Host}].state == wire.StateUp
+			n := r.w.nodes[site.Instance{Service: e.Request.Service, Host: e.Host}]
+			up := n != nil && n.state == wire.StateUp
 			if up && e.Request.Verb == wire.VerbRestart || up && e.Request.Verb == wire.VerbEnsure && e.Request.Reaction == wire.ReactRestart {
 				r.acting[e.Request.Service+"@"+e.Host] = true
-				n := 0
+				many := 0
 				for name := range r.acting {
 					if strings.HasPrefix(name, e.Request.Service+"@") {
-						n++
+						many++
 					}
 				}
-				r.most[e.Request.Service] = max(r.most[e.Request.Service], n)
+				r.most[e.Request.Service] = max(r.most[e.Request.Service], many)
 			}
 		case run.Wake:
 			r.wake = e.At
@@ -356,15 +371,15 @@ func (w *world) fresh() {
 		if n.state != wire.StateUp {
 			w.fail("I3: %s is %s", n.name, n.state)
 		}
-		rec, err := gate.ParseRecord(n.disk, n.name)
-		if err != nil || rec.Intent != nil {
-			w.fail("I3: the record of %s: intent %+v, %v", n.name, rec.Intent, err)
+		r, err := w.serve(i, wire.Request{Verb: wire.VerbStatus, Service: i.Service}, -1)
+		if err != nil || r.Status == nil || r.Status.Intent {
+			w.fail("I3: the status of %s: %+v, %v", n.name, r.Status, err)
 		}
 		for u, token := range w.tokens(i) {
 			if n.seen[u] != token {
 				w.fail("I3: %s was started against %s %q, which is %q now", n.name, u, n.seen[u], token)
 			}
-			if on, _ := rec.Basis.Get(u); on != token {
+			if on, _ := r.Status.Basis.Get(u); on != token {
 				w.fail("I1: the basis of %s has %s %q, which is %q now", n.name, u, on, token)
 			}
 		}
@@ -383,7 +398,7 @@ func (w *world) honest() {
 		for _, e := range rec.Basis {
 			// The hand of a test may have restarted it since the record was
 			// written, which makes it newer than it says; older it may not be.
-			if rec.Own == n.token() && n.token() != "" && lifeOf(n.seen[e.Instance]) < lifeOf(e.Token) {
+			if rec.Own == n.token() && n.token() != "" && n.seen[e.Instance] != "" && lifeOf(n.seen[e.Instance]) < lifeOf(e.Token) {
 				w.fail("I1: the basis of %s says %s, it was started against %q", n.name, e.Token, n.seen[e.Instance])
 			}
 		}

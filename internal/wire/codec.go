@@ -49,9 +49,12 @@ func ParseRequest(text []byte) (Request, error) {
 				return errors.New("the first line is not: kido/1 request VERB SERVICE")
 			}
 			q.Verb, q.Service = Verb(args[0]), args[1]
+			if len(q.Service) > MaxWord {
+				return errTooLongWord
+			}
 			return member("verb", q.Verb, Verbs())
 		case "run":
-			return one(args, &q.Run)
+			return word(args, &q.Run)
 		case "timeout":
 			return duration(args, &q.Timeout, time.Millisecond)
 		case "reaction":
@@ -61,7 +64,7 @@ func ParseRequest(text []byte) (Request, error) {
 		case "new":
 			return entry(args, &q.New)
 		case "own":
-			return one(args, &q.Own)
+			return word(args, &q.Own)
 		case "generation":
 			return number(args, &q.Generation)
 		case "hold":
@@ -90,7 +93,6 @@ func (r Reply) Format() []byte {
 		w.vector("basis", s.Basis)
 		if s.Intent {
 			w.line("intent", string(s.IntentVerb))
-			w.vector("intent-new", s.IntentNew)
 		}
 	}
 	w.line("end")
@@ -117,7 +119,7 @@ func ParseReply(text []byte) (Reply, error) {
 			r.Status, s.Instance, s.State = &s, args[0], State(args[1])
 			return member("state", s.State, States())
 		case "token":
-			return one(args, &s.Token)
+			return word(args, &s.Token)
 		case "age":
 			return duration(args, &s.Age, time.Second)
 		case "settled":
@@ -135,8 +137,6 @@ func ParseReply(text []byte) (Reply, error) {
 		case "intent":
 			s.Intent = true
 			return enum(args, "verb", &s.IntentVerb, Verbs())
-		case "intent-new":
-			return entry(args, &s.IntentNew)
 		}
 		return errUnknownKey
 	})
@@ -233,6 +233,15 @@ func one(args []string, to *string) error {
 	return nil
 }
 
+var errTooLongWord = fmt.Errorf("a name or token of over %d bytes", MaxWord)
+
+func word(args []string, to *string) error {
+	if len(args) == 1 && len(args[0]) > MaxWord {
+		return errTooLongWord
+	}
+	return one(args, to)
+}
+
 func flag(args []string, to *bool) error {
 	if len(args) != 0 {
 		return errors.New("takes no value")
@@ -285,6 +294,9 @@ func member[T ~string](what string, x T, all []T) error {
 func entry(args []string, to *Vector) error {
 	if len(args) != 2 || args[0] == "" || args[1] == "" {
 		return errors.New("takes an instance and a token")
+	}
+	if len(args[0]) > MaxWord || len(args[1]) > MaxWord {
+		return errTooLongWord
 	}
 	*to = to.With(args[0], args[1])
 	return nil

@@ -23,6 +23,9 @@ const (
 	// on one byte more, so neither side can be made to read without end.
 	MaxRequest = 64 << 10
 	MaxReply   = 64 << 10
+	// MaxWord bounds a name or a token in a message, in bytes, so that what was
+	// taken from a request can always be written to a state file and read again.
+	MaxWord = 512
 )
 
 // Verb is what a request asks for.
@@ -187,9 +190,8 @@ type Status struct {
 	Generation uint64        // counts the writes of the state file; 0: nothing on record yet
 	Wanted     Wanted
 	Basis      Vector
-	Intent     bool   // an unfinished change is on record
-	IntentVerb Verb   // what it is; "" without an intent
-	IntentNew  Vector // the basis it will leave
+	Intent     bool // an unfinished change is on record
+	IntentVerb Verb // what it is; "" without an intent
 }
 
 // Reply is a gate's answer.

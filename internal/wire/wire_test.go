@@ -19,7 +19,6 @@ func sampleReply() Reply {
 	return Reply{Code: CodeFailed, Word: "it is failed", Output: "line\nline\xff", Status: &Status{
 		Instance: "web@web1", State: StateUp, Token: "t", Age: 3 * time.Second, Settled: true, Ready: true, Word: "why",
 		Generation: 3, Wanted: WantedUp, Basis: NewVector(Entry{"db@db1", "c"}), Intent: true, IntentVerb: VerbStop,
-		IntentNew: NewVector(Entry{"db@db1", "d"}),
 	}}
 }
 
@@ -57,6 +56,8 @@ func TestParseRefuses(t *testing.T) {
 		"kido/1 request status web\nnew b 1\nnew a 2\nend\n", "kido/1 request status $(id)\nend\n",
 		"kido/1 request status web\ntimeout 99999999999999999999\nend\n", "kido/1 request status web\ntimeout 18446744073709551615\nend\n",
 		"kido/1 request status web\nend\nend\n", "kido/1 request status " + strings.Repeat("a", MaxLine) + "\nend\n",
+		"kido/1 request status web\nnew x " + strings.Repeat("a", MaxWord+1) + "\nend\n",
+		"kido/1 request status web\nown " + strings.Repeat("a", MaxWord+1) + "\nend\n",
 		"kido/1 reply ok\nend\n",
 	} {
 		if q, err := ParseRequest([]byte(text)); err == nil {
