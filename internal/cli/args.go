@@ -11,25 +11,45 @@ import (
 // Version is what `kido version` says; a release sets it when it is linked.
 var Version = "0.1.0-dev"
 
+// exactly checks the number of arguments; what names each of them.
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		switch {
-		case len(args) == n:
-			return nil
-		case len(args) > n:
+		if err := atMost(n)(c, args); err != nil {
+			return err
+		}
+		return atLeast(n, what)(c, args)
+	}
+}
+
+func atMost(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) > n {
 			return usageError("see: "+c.CommandPath()+" --help", "%s: %q is one argument too many", c.CommandPath(), args[n])
 		}
-		return usageError("see: "+c.CommandPath()+" --help", "%s: %s is missing", c.CommandPath(), what)
+		return nil
 	}
 }
 
 func atLeast(n int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) < n {
-			return usageError("see: "+c.CommandPath()+" --help", "%s: %s is missing", c.CommandPath(), what)
+			return usageError("see: "+c.CommandPath()+" --help", "%s: %s is missing", c.CommandPath(), strings.Fields(what)[len(args)])
 		}
 		return nil
 	}
+}
+
+// noSuchCommand is the check of the arguments of a command that only has
+// commands below it.
+func noSuchCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "see: " + c.CommandPath() + " --help"
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "did you mean: " + strings.Join(near, ", ") + "?"
+	}
+	return usageError(hint, "no such command: %s %s", c.CommandPath(), args[0])
 }
 
 // completeTargets offers what can be a target. Errors are silent: a shell that

@@ -76,9 +76,15 @@ func Main(args []string, stdin, stdout, stderr *os.File) int {
 	// The first signal asks for a safe point; after it the default is back, so
 	// that a second one ends kido at once. A closed terminal is no reason to
 	// leave work half done either.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	context.AfterFunc(ctx, stop)
+	ctx, interrupt := context.WithCancel(context.Background())
+	defer interrupt()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-signals
+		signal.Stop(signals) // first: who sees that the signal has worked may send the next
+		interrupt()
+	}()
 	signal.Ignore(syscall.SIGPIPE)
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root()
@@ -96,6 +102,7 @@ type app struct {
 	siteFile string
 	stateDir string
 	here     string
+	policy   string // of this machine's gate
 	output   string
 	quiet    bool
 }
@@ -120,15 +127,16 @@ On the upstream's own host, once it is up:
   kido announce oracle       make all that depends on it fresh
 
 No machine at hand? Try: kido demo`,
-		SilenceErrors: true, SilenceUsage: true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args:              noSuchCommand,
+		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
+		Version:           Version,
 	}
-	flags := root.PersistentFlags()
-	flags.StringVarP(&a.siteFile, "site", "s", os.Getenv("KIDO_SITE"), "site `file` (default: ./site.yaml, else /etc/kido/site.yaml; $KIDO_SITE)")
-	flags.StringVar(&a.stateDir, "state", os.Getenv("KIDO_STATE"), "`folder` of journals (default: /var/lib/kido for root, else ~/.local/state/kido; $KIDO_STATE)")
-	flags.StringVar(&a.here, "here", os.Getenv("KIDO_HERE"), "`host` of the site that this machine is: its gate is run directly, not over SSH (default: the one with this machine's name, if it has a gate; \"none\" for no host; $KIDO_HERE)")
-	flags.StringVarP(&a.output, "output", "o", "text", "`format`: text or json")
-	flags.BoolVarP(&a.quiet, "quiet", "q", false, "say only what went wrong")
+	root.SetVersionTemplate("kido {{.Version}}\n")
+	root.Flags().Bool("version", false, "print the version")
+	root.SetUsageFunc(usage)
+	a.globalFlags(root)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError("see: "+c.CommandPath()+" --help", "%w", err)
 	})
@@ -138,20 +146,52 @@ No machine at hand? Try: kido demo`,
 		}
 		return nil
 	}
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
-	root.AddGroup(&cobra.Group{ID: "look", Title: "Look, change nothing:"}, &cobra.Group{ID: "act", Title: "Act:"}, &cobra.Group{ID: "set", Title: "Set up:"})
-	for id, commands := range map[string][]*cobra.Command{
-		"look": {a.check(), a.graph(), a.plan(), a.status()},
-		"act":  append(a.verbs(), a.resume()),
-		"set":  {a.keys(), a.policy(), a.demo()},
+	for _, g := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"look", "Look, change nothing:", []*cobra.Command{a.check(), a.graph(), a.plan(), a.status()}},
+		{"act", "Act:", append(a.verbs(), a.resume())},
+		{"set", "Set up:", []*cobra.Command{a.keys(), a.policyCommand(), a.demo()}},
+		{"more", "More:", []*cobra.Command{a.completion(), a.version()}},
 	} {
-		for _, c := range commands {
-			c.GroupID = id
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.id
 			root.AddCommand(c)
 		}
 	}
-	root.AddCommand(a.version(), exitStatusTopic())
+	root.SetHelpCommand(helpCommand())
+	root.AddCommand(topics()...)
 	return root
+}
+
+// globalFlags adds the flags that every command takes. Those that an
+// environment variable can set have no default in the help: what is set where
+// the help is read says nothing about where it matters.
+func (a *app) globalFlags(root *cobra.Command) {
+	flags := root.PersistentFlags()
+	for _, f := range []struct {
+		to                     *string
+		name, short, env, text string
+	}{
+		{&a.siteFile, "site", "s", "KIDO_SITE", "site `file` (default: ./site.yaml, else /etc/kido/site.yaml)"},
+		{&a.stateDir, "state", "", "KIDO_STATE", "`folder` of journals (default: /var/lib/kido for root, else ~/.local/state/kido)"},
+		{&a.here, "here", "", "KIDO_HERE", "`host` of the site that this machine is: its gate is run directly, not over SSH; none: it is not in the site (default: the host with this machine's name, where the gate has a policy)"},
+		{&a.policy, "policy", "", "KIDO_POLICY", "policy `file` of this machine's gate (default: " + gate.DefaultPolicy + ")"},
+	} {
+		flags.StringVarP(f.to, f.name, f.short, os.Getenv(f.env), f.text+" [$"+f.env+"]")
+		flags.Lookup(f.name).DefValue = ""
+	}
+	flags.StringVarP(&a.output, "output", "o", "text", "`format`: text or json (default: text; see: kido help json)")
+	flags.Lookup("output").DefValue = ""
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "say only what went wrong")
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = root.RegisterFlagCompletionFunc("here", func(c *cobra.Command, _ []string, start string) ([]string, cobra.ShellCompDirective) {
+		return a.completeHosts(c, nil, start)
+	})
+	_ = root.MarkPersistentFlagFilename("site", "yaml", "yml")
+	_ = root.MarkPersistentFlagDirname("state")
 }
 
 // exit says what went wrong and returns the exit status.
@@ -174,10 +214,8 @@ func (a *app) exit(err error) int {
 		status, hint = f.status, f.hint
 	case isTarget:
 		status, hint = exitUsage, target.Hint
-	case strings.HasPrefix(err.Error(), "unknown command"):
-		status, hint = exitUsage, "see: kido --help"
 	}
-	fmt.Fprintln(a.stderr, "kido:", strings.ReplaceAll(err.Error(), "\n\n", "\n"))
+	fmt.Fprintln(a.stderr, "kido:", err)
 	if hint != "" {
 		fmt.Fprintln(a.stderr, "hint:", hint)
 	}
@@ -200,18 +238,3 @@ func (a *app) text() io.Writer {
 }
 
 func (a *app) json() bool { return a.output == "json" }
-
-func exitStatusTopic() *cobra.Command {
-	return &cobra.Command{
-		Use:   "exit-status",
-		Short: "what the exit statuses mean",
-		Long: `The exit statuses of kido:
-
-  0    done: all that was asked for holds now
-  1    failed: what was asked for itself did not work
-  2    the call or the site file is wrong; nothing was started
-  3    incomplete: debts remain, and are on record; ` + "`kido status`" + ` lists them
-  4    refused: a gate's policy does not allow it
-  130  interrupted; ` + "`kido resume`" + ` finishes what was begun`,
-	}
-}

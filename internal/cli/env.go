@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
+	"kido/internal/gate"
 	"kido/internal/plan"
 	"kido/internal/site"
 )
@@ -23,10 +25,27 @@ func (a *app) load() (*site.Site, error) {
 		}
 	}
 	s, err := site.Load(file)
-	if errors.Is(err, os.ErrNotExist) {
+	_, bad := errors.AsType[site.Errors](err)
+	switch {
+	case err == nil, bad:
+		return s, err
+	case errors.Is(err, os.ErrNotExist) && a.siteFile == "":
 		return nil, usageError("write one (kido check --example prints a start), or name yours with --site", "there is no site file: neither ./site.yaml nor %s", file)
 	}
-	return s, err
+	return nil, usageError("name a file that can be read: --site FILE, or $KIDO_SITE", "%w", err)
+}
+
+// hostOf finds the host that an argument names.
+func hostOf(s *site.Site, name string) (*site.Host, error) {
+	if h := s.Host(name); h != nil {
+		return h, nil
+	}
+	hint := "hosts of the site: " + hostNames(s)
+	_, err := s.Resolve([]string{"@" + name})
+	if target, ok := errors.AsType[*site.TargetError](err); ok && target.Hint != "" {
+		hint = target.Hint
+	}
+	return nil, usageError(hint, "no such host: %q", name)
 }
 
 // resolve loads the site and finds the instances that the targets name.
@@ -73,19 +92,34 @@ func (a *app) hereOf(s *site.Site) (string, error) {
 	case a.here == "none":
 		return "", nil
 	case a.here != "":
-		if s.Host(a.here) == nil {
-			return "", usageError("hosts of the site: "+hostNames(s), "--here: no such host: %q", a.here)
+		h, err := hostOf(s, a.here)
+		if err != nil {
+			return "", fmt.Errorf("--here: %w", err)
 		}
-		return a.here, nil
+		if _, err := os.Stat(a.gatePolicy()); errors.Is(err, os.ErrNotExist) {
+			return "", usageError(fmt.Sprintf("look over what \"kido policy %s\" prints, and put it there; or reach this host over SSH: --here none", h.Name),
+				"the gate of this machine, %s, has no policy: %s is not there", h.Name, a.gatePolicy())
+		}
+		return h.Name, nil
 	}
 	name, err := os.Hostname()
 	if err != nil || s.Host(name) == nil {
 		return "", nil
 	}
-	if _, err := os.Stat(filepath.Join(etc, "policy")); err != nil {
+	if _, err := os.Stat(a.gatePolicy()); err != nil {
 		return "", nil // no gate is set up here: over SSH like any other host
 	}
 	return name, nil
+}
+
+// gatePolicy is the policy file of this machine's gate. A gate takes none that
+// others than root and its own user could have written, so to name another one
+// gives nobody more than he has.
+func (a *app) gatePolicy() string {
+	if a.policy != "" {
+		return a.policy
+	}
+	return gate.DefaultPolicy
 }
 
 func hostNames(s *site.Site) string {
@@ -97,5 +131,5 @@ func hostNames(s *site.Site) string {
 	if len(names) > 8 {
 		names = append(names[:8], "…")
 	}
-	return fmt.Sprint(names)
+	return strings.Join(names, ", ")
 }

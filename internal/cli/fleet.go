@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"kido/internal/gate"
@@ -22,8 +23,9 @@ import (
 	"kido/internal/wire"
 )
 
-// answerTime is what a gate may take beyond the init job it was asked for:
-// waiting for its lock, probing, settling.
+// answerTime is what a gate may take beside init jobs: waiting for its lock,
+// probing, settling. The jobs may be three: one that somebody else began, one that
+// an earlier request left behind, and its own.
 const answerTime = 60 * time.Second
 
 // fleet reaches the gate of every host: over SSH, directly on this machine, or,
@@ -33,6 +35,7 @@ type fleet struct {
 	ssh    *remote.Client
 	here   string // the host that this machine is; "" for none
 	gate   string // this machine's gate program
+	policy string // and its policy file
 	plain  *os.Root
 	prober probe.Prober
 }
@@ -43,7 +46,7 @@ func (a *app) open(s *site.Site) (*fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fleet{site: s, here: here, prober: netprobe.Prober{}}
+	f := &fleet{site: s, here: here, policy: a.gatePolicy(), prober: netprobe.Prober{}}
 	if here != "" {
 		if f.gate, err = findGate(); err != nil {
 			return nil, err
@@ -54,17 +57,20 @@ func (a *app) open(s *site.Site) (*fleet, error) {
 	case errors.Is(err, os.ErrNotExist):
 		pins, err = remote.ParsePins(nil, s.KnownHosts) // every host but this one then says how to pin it
 	case err != nil:
-		return nil, &failure{status: exitUsage, err: err}
+		return nil, usageError("mend or remove that line; kido keys pin HOST FILE writes a good one", "pinned host keys: %w", err)
+	}
+	if _, serr := os.Stat(s.Identity); err == nil && errors.Is(serr, os.ErrNotExist) {
+		return nil, usageError("make it: kido keys new; then print its line for each host: kido keys line HOST", "the site's key is not there: %s", s.Identity)
 	}
 	if err == nil {
 		f.ssh, err = remote.New(remote.Config{Identity: s.Identity, HostKeys: pins})
 	}
 	if err != nil {
-		hint := ""
-		if re, ok := errors.AsType[*remote.Error](err); ok {
+		hint := "name another key in the site file (identity), or move this one away and make one: kido keys new"
+		if re, ok := errors.AsType[*remote.Error](err); ok && re.Hint != "" {
 			hint = re.Hint
 		}
-		return nil, &failure{status: exitUsage, err: err, hint: hint}
+		return nil, usageError(hint, "%w", err)
 	}
 	if dir, err := a.state(); err != nil {
 		return nil, err
@@ -102,12 +108,12 @@ func (f *fleet) close() {
 
 // Call is a [run.Caller].
 func (f *fleet) Call(ctx context.Context, host string, q wire.Request) (wire.Reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, q.Timeout+answerTime)
+	ctx, cancel := context.WithTimeout(ctx, 3*q.Timeout+answerTime)
 	defer cancel()
 	v := f.site.Service(q.Service)
 	switch {
 	case v != nil && v.Adapter.Kind == site.KindPlain:
-		return f.plainInstance(v, host).Do(ctx, q), nil
+		return f.plainCall(ctx, v, host, q)
 	case host == f.here:
 		return f.local(ctx, q)
 	}
@@ -116,41 +122,50 @@ func (f *fleet) Call(ctx context.Context, host string, q wire.Request) (wire.Rep
 		timeout = v.Timeout.Connect
 	}
 	r, err := f.ssh.Call(ctx, f.site.Host(host), q, timeout)
-	return r, callError(err)
+	return r, callError(host, err)
 }
 
-func callError(err error) error {
+func callError(host string, err error) error {
 	re, ok := errors.AsType[*remote.Error](err)
 	if !ok {
 		return err
 	}
-	return &run.CallError{Err: re, Hint: re.Hint, Final: !re.Temporary(), Unsent: !re.Sent}
+	hint := re.Hint
+	if re.Kind == remote.KindHostKeyUnknown {
+		hint = fmt.Sprintf("carry its /etc/ssh/ssh_host_ed25519_key.pub here by a way that you trust, then: kido keys pin %s FILE", host)
+	}
+	return &run.CallError{Err: re, Hint: hint, Final: !re.Temporary(), Unsent: !re.Sent}
 }
 
 // local runs this machine's gate as a child: the same program and the same
 // policy as behind a key, with what this user may do.
 func (f *fleet) local(ctx context.Context, q wire.Request) (wire.Reply, error) {
-	cmd := exec.CommandContext(ctx, f.gate)
+	cmd := exec.CommandContext(ctx, f.gate, "--policy", f.policy)
 	cmd.Env = []string{} // nothing that says SSH
 	cmd.Stdin = bytes.NewReader(q.Format())
 	cmd.WaitDelay = time.Second
+	// Ctrl-C is for kido, which then waits for its gates.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	out, err := cmd.Output()
 	if r, perr := wire.ParseReply(out); perr == nil {
 		return r, nil
 	}
-	return wire.Reply{}, &run.CallError{
-		Err:  fmt.Errorf("%s: the gate of this machine did not answer: %v", f.here, err),
-		Hint: f.gate + " --check says whether its policy is good", Final: ctx.Err() == nil,
+	fault := &run.CallError{Err: fmt.Errorf("%s: the gate of this machine did not answer: %v", f.here, err)}
+	if exit, ran := errors.AsType[*exec.ExitError](err); ctx.Err() == nil && (!ran || exit.Exited()) {
+		fault.Final = true // it was not ended from outside: it would do the same again
+		fault.Hint = fmt.Sprintf("is its policy good? %s --check --policy %s", f.gate, f.policy)
 	}
+	return wire.Reply{}, fault
 }
 
-// plainInstance is the gate of a service whose key runs one fixed command: the
+// plainCall is the gate of a service whose key runs one fixed command: the
 // record of what it was started against is kept at the runner.
-func (f *fleet) plainInstance(v *site.Service, host string) *gate.Instance {
+func (f *fleet) plainCall(ctx context.Context, v *site.Service, host string, q wire.Request) (wire.Reply, error) {
 	i := site.Instance{Service: v.Name, Host: host}
-	return &gate.Instance{
+	unit := &plainUnit{ssh: f.ssh, host: f.site.Host(host), svc: v}
+	instance := gate.Instance{
 		Name: i.String(), Key: i.String(), Dir: f.plain, Timeout: v.Timeout.Start,
-		Unit: plainUnit{f.ssh, f.site.Host(host), v},
+		Unit: unit,
 		Ready: func(ctx context.Context) (bool, string) {
 			for _, p := range probesOf(f.site, v, host, site.FromHost) {
 				if a := f.prober.Try(ctx, p); !a.Ready {
@@ -160,6 +175,13 @@ func (f *fleet) plainInstance(v *site.Service, host string) *gate.Instance {
 			return true, ""
 		},
 	}
+	r := instance.Do(ctx, q)
+	if unit.fault != nil {
+		// The connection's own error says more than a gate's words about it:
+		// what to do, and whether to try again.
+		return wire.Reply{}, callError(host, unit.fault)
+	}
+	return r, nil
 }
 
 // observe asks for the status of instances, all at once, within a time.
@@ -192,19 +214,20 @@ func (f *fleet) observe(ctx context.Context, instances []site.Instance, within t
 
 // plainUnit is a unit of which only the exit status of its one command is known.
 type plainUnit struct {
-	ssh  *remote.Client
-	host *site.Host
-	svc  *site.Service
+	ssh   *remote.Client
+	host  *site.Host
+	svc   *site.Service
+	fault *remote.Error // why it could not be run
 }
 
 // Observe is [initsys.Unit].
-func (plainUnit) Observe(context.Context) (initsys.Observation, error) {
+func (*plainUnit) Observe(context.Context) (initsys.Observation, error) {
 	return initsys.Observation{State: initsys.Blind}, nil
 }
 
 // Prepare is [initsys.Unit]; whatever is asked for, the key runs its command,
 // so only what that command does is accepted.
-func (u plainUnit) Prepare(_ context.Context, do initsys.Action) (initsys.Job, error) {
+func (u *plainUnit) Prepare(_ context.Context, do initsys.Action) (initsys.Job, error) {
 	if string(do) != string(u.svc.Adapter.Action) {
 		return nil, fmt.Errorf("its key runs one command, a %s: %w", u.svc.Adapter.Action, initsys.ErrUnsupported)
 	}
@@ -213,7 +236,7 @@ func (u plainUnit) Prepare(_ context.Context, do initsys.Action) (initsys.Job, e
 
 // plainJob runs the one command.
 type plainJob struct {
-	plainUnit
+	*plainUnit
 	output string
 }
 
@@ -228,6 +251,7 @@ func (j *plainJob) Wait(ctx context.Context) error {
 		Name: j.host.Name, Address: j.host.Address, Port: j.host.Port, User: j.svc.Adapter.User, Key: j.svc.Adapter.Key,
 	}, j.svc.Timeout.Connect)
 	j.output = output
+	j.fault, _ = errors.AsType[*remote.Error](err)
 	if err == nil && exit != 0 {
 		err = fmt.Errorf("the command ended with status %d", exit)
 	}

@@ -1,15 +1,19 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"kido/internal/keys"
+	"kido/internal/remote"
 	"kido/internal/site"
 )
 
@@ -17,10 +21,10 @@ func (a *app) keys() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "keys",
 		Short: "make the site's key, its line for a host, and pin a host's key",
-		Long: `The site's key is an ed25519 key pair without passphrase, for kido alone. At each
-host its line locks it to one command. Host keys are pinned before the first
-connection; kido never trusts one on first use.`,
-		Args: exactly(0, ""),
+		Long: `The site's key is an ed25519 key pair without passphrase, for kido alone. At
+each host its line locks it to one command. Host keys are pinned before the
+first connection; kido never trusts one on first use.`,
+		Args: noSuchCommand, SuggestionsMinimumDistance: 2,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.keysNew(), a.keysLine(), a.keysPin())
@@ -47,8 +51,17 @@ id_ed25519 beside it). The private key is never printed and never overwritten.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(a.text(), "%s\n", public)
-			fmt.Fprintf(a.stderr, "private key: %s\nnext: put its line at each host: kido keys line HOST\n", s.Identity)
+			if a.json() {
+				fingerprint, err := keys.Fingerprint(public)
+				if err != nil {
+					return err
+				}
+				return a.writeJSON(map[string]string{"identity": s.Identity, "public": public, "fingerprint": fingerprint})
+			}
+			fmt.Fprintln(a.text(), public)
+			if !a.quiet {
+				fmt.Fprintf(a.stderr, "private key: %s\nnext: print its line for each host, and put it there: kido keys line HOST --from ADDRESS\n", s.Identity)
+			}
 			return nil
 		},
 	}
@@ -71,19 +84,19 @@ at the host.`,
 			if err != nil {
 				return err
 			}
-			if s.Host(args[0]) == nil {
-				return usageError("hosts of the site: "+hostNames(s), "no such host: %q", args[0])
+			if _, err := hostOf(s, args[0]); err != nil {
+				return err
 			}
 			if len(from) == 0 {
-				return usageError("give the address that this machine has as the host sees it: --from 192.168.0.100", "without an address a stolen key could be used from anywhere")
+				return usageError("give the address that this machine has as the host sees it: --from 192.168.0.100", "--from is missing: without an address a stolen key could be used from anywhere")
 			}
 			identity := s.Identity
 			if c.Flags().Changed("plain") {
 				identity = plainKey(s, args[0])
 			}
-			public, err := keys.Public(identity)
+			public, err := publicKey(identity)
 			if err != nil {
-				return &failure{status: exitFailed, err: err, hint: "make the key first: kido keys new"}
+				return err
 			}
 			var line string
 			if c.Flags().Changed("plain") {
@@ -94,8 +107,11 @@ at the host.`,
 			if err != nil {
 				return &failure{status: exitUsage, err: err}
 			}
-			fmt.Fprintln(a.stdout, line)
-			return nil
+			if a.json() {
+				return a.writeJSON(map[string]string{"host": args[0], "line": line})
+			}
+			_, err = fmt.Fprintln(a.stdout, line)
+			return err
 		},
 		ValidArgsFunction: a.completeHosts,
 	}
@@ -103,6 +119,34 @@ at the host.`,
 	c.Flags().StringVar(&gatePath, "gate", "/usr/local/sbin/kido-gate", "`path` of the gate at the host")
 	c.Flags().StringVar(&command, "plain", "", "lock the key to this `command` instead of the gate")
 	return c
+}
+
+// publicKey is the public half of a key that kido signs with.
+func publicKey(identity string) (string, error) {
+	public, err := keys.Public(identity)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", usageError("make the site's key first: kido keys new", "%w", err)
+	}
+	if err != nil {
+		return "", usageError("ssh-keygen -y -f "+identity+" prints it anew", "%w", err)
+	}
+	return public, nil
+}
+
+// readKey is what a file of a public key holds; whether that is one is said by
+// who uses it.
+func readKey(file string) (string, error) {
+	const most = 64 << 10                                          // no key is as long
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold kido
+	if err != nil {
+		return "", usageError("", "cannot read the public key: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil {
+		return "", usageError("", "cannot read the public key: %w", err)
+	}
+	return string(text), nil
 }
 
 // plainKey is the private key for a host's plain service: its own where the
@@ -126,36 +170,60 @@ func (a *app) keysPin() *cobra.Command {
 host's own /etc/ssh/ssh_host_ed25519_key.pub, carried here by a way that you
 trust: what an unknown network answers is not one.`,
 		Example: "  kido keys pin web1 /media/floppy/ssh_host_ed25519_key.pub",
-		Args:    exactly(2, "HOST or FILE"),
+		Args:    exactly(2, "HOST FILE"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := a.load()
 			if err != nil {
 				return err
 			}
-			h := s.Host(args[0])
-			if h == nil {
-				return usageError("hosts of the site: "+hostNames(s), "no such host: %q", args[0])
-			}
-			public, err := keys.Public(strings.TrimSuffix(args[1], ".pub"))
+			h, err := hostOf(s, args[0])
 			if err != nil {
-				return &failure{status: exitUsage, err: err}
+				return err
+			}
+			public, err := readKey(args[1])
+			if err != nil {
+				return err
 			}
 			line, err := keys.Pin(h.Address, h.Port, public)
 			if err != nil {
-				return &failure{status: exitUsage, err: err}
-			}
-			if err := appendLine(s.KnownHosts, line); err != nil {
-				return err
+				return usageError("give the host's own /etc/ssh/ssh_host_ed25519_key.pub", "%s: %w", args[1], err)
 			}
 			fingerprint, err := keys.Fingerprint(public)
 			if err != nil {
 				return err
 			}
+			if err := appendLine(s.KnownHosts, line); err != nil {
+				return fmt.Errorf("cannot pin the key of %s: %w", h.Name, err)
+			}
+			if a.json() {
+				return a.writeJSON(map[string]string{"host": h.Name, "file": s.KnownHosts, "fingerprint": fingerprint})
+			}
 			fmt.Fprintf(a.text(), "%s: pinned %s in %s\n", h.Name, fingerprint, s.KnownHosts)
+			a.warn(otherPins(s, h, fingerprint))
 			return nil
 		},
-		ValidArgsFunction: a.completeHosts,
+		ValidArgsFunction: func(c *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return nil, cobra.ShellCompDirectiveDefault // a file
+			}
+			return a.completeHosts(c, args, start)
+		},
 	}
+}
+
+// otherPins warns of each other key that is pinned for a host: one that the
+// host no longer has is a key that somebody else may have.
+func otherPins(s *site.Site, h *site.Host, fingerprint string) (warnings []error) {
+	pins, err := remote.LoadPins(s.KnownHosts)
+	if err != nil {
+		return []error{fmt.Errorf("another line of the pinned keys is wrong, and kido connects to nothing before it is mended: %w", err)}
+	}
+	for _, p := range pins.Lookup(h.Name, h.Address, h.Port) {
+		if p.Fingerprint() != fingerprint {
+			warnings = append(warnings, fmt.Errorf("%s is pinned for %s too (%s): remove that line if the host no longer has that key", p.Fingerprint(), h.Name, p))
+		}
+	}
+	return warnings
 }
 
 // appendLine adds a line to a file that others only read, as a whole or not at

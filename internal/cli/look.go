@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,7 +48,9 @@ For editors: kido check --schema > site.schema.json`,
 				return err
 			}
 			for _, w := range s.Warnings() {
-				fmt.Fprintln(a.stderr, "warning:", w.Detail())
+				if !a.quiet {
+					fmt.Fprintln(a.stderr, "warning:", w.Detail())
+				}
 			}
 			topo := plan.New(s)
 			fmt.Fprintf(a.text(), "%s: good: %s, %s, %s\n", s.File, count(len(s.Hosts), "host", ""), count(len(s.Services), "service", ""), count(len(topo.Instances()), "instance", ""))
@@ -116,13 +119,21 @@ step, and what is left alone and why. Changes nothing.` + targetHelp,
 		Example: "  kido plan restart oracle\n  kido plan up",
 		Args:    atLeast(1, "VERB"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.showPlan(c.Context(), plan.Request{Verb: plan.Verb(args[0]), Targets: args[1:]})
+			q := plan.Request{Verb: plan.Verb(args[0]), Targets: args[1:]}
+			verb, err := a.verb(args[0])
+			if err == nil {
+				err = verb.ValidateArgs(q.Targets)
+			}
+			if err != nil {
+				return err
+			}
+			return a.showPlan(c.Context(), q)
 		},
 		ValidArgsFunction: func(c *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
 				var verbs []string
 				for _, v := range a.verbs() {
-					verbs = append(verbs, v.Name())
+					verbs = append(verbs, cobra.CompletionWithDesc(v.Name(), v.Short))
 				}
 				return verbs, cobra.ShellCompDirectiveNoFileComp
 			}
@@ -132,14 +143,24 @@ step, and what is left alone and why. Changes nothing.` + targetHelp,
 	return c
 }
 
-func (a *app) showPlan(ctx context.Context, q plan.Request) error {
-	known := false
+// verb finds the command of a verb, which says of itself that it is below plan.
+func (a *app) verb(name string) (*cobra.Command, error) {
+	all := &cobra.Command{Use: "plan", SuggestionsMinimumDistance: 2}
+	(&cobra.Command{Use: "kido"}).AddCommand(all)
 	for _, v := range a.verbs() {
-		known = known || v.Name() == string(q.Verb)
+		all.AddCommand(v)
+		if v.Name() == name {
+			return v, nil
+		}
 	}
-	if !known {
-		return usageError("verbs: up, down, start, stop, restart, reload, announce", "no such verb: %q", q.Verb)
+	hint := "there are: up, down, start, stop, restart, reload, announce"
+	if near := all.SuggestionsFor(name); len(near) > 0 {
+		hint = "did you mean: " + strings.Join(near, ", ") + "?"
 	}
+	return nil, usageError(hint, "no such verb: %q", name)
+}
+
+func (a *app) showPlan(ctx context.Context, q plan.Request) error {
 	topo, targets, err := a.resolve(q.Targets)
 	if err != nil {
 		return err
@@ -149,7 +170,7 @@ func (a *app) showPlan(ctx context.Context, q plan.Request) error {
 		return err
 	}
 	defer fleet.close()
-	p, err := topo.Make(q, targets, fleet.observe(ctx, topo.Around(targets), statusTime))
+	p, err := makePlan(topo, q, targets, fleet.observe(ctx, topo.Around(targets), statusTime))
 	if err != nil {
 		return planError(err)
 	}
@@ -174,8 +195,11 @@ terminal, for Graphviz (--format dot) or for Mermaid. Connects to nothing.`,
 				return err
 			}
 			f := plan.GraphFormat(format)
-			if a.json() {
+			switch {
+			case a.json():
 				f = plan.FormatJSON
+			case !slices.Contains([]plan.GraphFormat{plan.FormatTree, plan.FormatDOT, plan.FormatMermaid, plan.FormatJSON}, f):
+				return usageError("there are: tree, dot, mermaid; and -o json", "no such graph format: %q", format)
 			}
 			return topo.WriteGraph(a.stdout, plan.GraphOptions{Format: f, Instances: instances, ASCII: ascii, Only: chosen})
 		},
@@ -201,17 +225,17 @@ they try again. Exit status 3 if anything owes.` + targetHelp,
 			if err != nil {
 				return err
 			}
-			runs, err := a.runs()
-			if err != nil {
-				return err
-			}
 			fleet, err := a.open(topo.Site())
 			if err != nil {
 				return err
 			}
 			defer fleet.close()
+			runs, err := a.runs()
+			if err != nil {
+				return err
+			}
 			seen := fleet.observe(c.Context(), topo.Around(chosen), statusTime)
-			all, damaged := runs.all()
+			all, damaged := runs.all(topo.Site().Name)
 			a.warn(damaged)
 			s := survey(topo, chosen, seen, all)
 			if a.json() {
@@ -241,12 +265,12 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 		for _, st := range p.steps {
 			pending[st.Instance] = last{st, p.live}
 		}
-		if p.outcome != run.OutcomeDone {
-			s.Runs = append(s.Runs, report.Run{
-				ID: p.id, Begun: p.begun, Verb: string(p.request.Verb), Targets: p.request.Targets,
-				Outcome: string(p.outcome), Live: p.live,
-			})
-		}
+	}
+	for _, p := range unfinishedOf(past) {
+		s.Runs = append(s.Runs, report.Run{
+			ID: p.id, Begun: p.begun, Verb: string(p.request.Verb), Targets: p.request.Targets,
+			Outcome: string(p.outcome), Live: p.live,
+		})
 	}
 	if n := len(s.Runs); n > 5 { // the rest is history
 		s.Runs = s.Runs[n-5:]
@@ -266,7 +290,7 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 			continue
 		}
 		row.State, row.Ready, row.Age, row.Why = string(o.Status.State), o.Status.Ready, o.Status.Age, o.Status.Word
-		need := topo.Need(i, func(u site.Instance) plan.Observation { return seen[u] })
+		need := topo.Need(i, func(u site.Instance) plan.Observation { return seen[u] }, nil)
 		for _, d := range need.Debts {
 			row.Owes = append(row.Owes, d.Upstream)
 		}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +15,7 @@ import (
 	"kido/internal/wire"
 )
 
-func (a *app) policy() *cobra.Command {
+func (a *app) policyCommand() *cobra.Command {
 	var runner string
 	var unexposed bool
 	c := &cobra.Command{
@@ -34,19 +33,21 @@ The policy is all that a key can reach: look it over before you put it there.`,
 			if err != nil {
 				return err
 			}
-			if s.Host(args[0]) == nil {
-				return usageError("hosts of the site: "+hostNames(s), "no such host: %q", args[0])
+			if _, err := hostOf(s, args[0]); err != nil {
+				return err
 			}
+			var public string
 			if runner == "" {
-				runner = s.Identity
+				public, err = publicKey(s.Identity)
+			} else {
+				public, err = readKey(runner)
 			}
-			public, err := keys.Public(strings.TrimSuffix(runner, ".pub"))
 			if err != nil {
-				return &failure{status: exitFailed, err: err, hint: "make the site's key: kido keys new"}
+				return err
 			}
 			fingerprint, err := keys.Fingerprint(public)
 			if err != nil {
-				return err
+				return usageError("name the public key file of the site's runner: --key FILE", "%s: %w", runner, err)
 			}
 			identities := []string{fingerprint}
 			if unexposed {
@@ -55,6 +56,9 @@ The policy is all that a key can reach: look it over before you put it there.`,
 			p, err := policyFor(s, args[0], identities)
 			if err != nil {
 				return err
+			}
+			if a.json() {
+				return a.writeJSON(map[string]string{"host": p.Host, "policy": p.Format()})
 			}
 			_, err = fmt.Fprint(a.stdout, p.Format())
 			return err

@@ -2,12 +2,9 @@ package cli
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +22,9 @@ const (
 	// lookTime is how long the look before a run may take: it only makes the
 	// plan's words better, so a host that is down must not hold the run up.
 	lookTime = 3 * time.Second
+	// goOnTime is how long after it was cut off a repeated restart goes on with
+	// the run, instead of beginning another.
+	goOnTime = time.Hour
 	// keepRuns is how many ended runs are kept for history.
 	keepRuns = 50
 )
@@ -61,7 +61,8 @@ up: kido down stops that first.`, "TARGET", "  kido stop web@web1"},
 every instance downstream that was started against an earlier incarnation: in
 order, at most max_unavailable of a service at once.`, "TARGET", "  kido restart oracle\n  kido restart web@web1"},
 		{plan.Reload, "reload the targets and nothing else", `Have the targets read their configuration and drop their connections without a
-new incarnation. A reload that was cut off is repeated: it happens at least once.`, "TARGET", "  kido reload web"},
+new incarnation. A reload that was cut off is repeated: it happens at least
+once.`, "TARGET", "  kido reload web"},
 		{plan.Announce, "the targets are up: make all that depends on them fresh", `Wait until the targets are ready, then make fresh every instance downstream that
 was started against an earlier incarnation. What is fresh already is left alone,
 so it may be run as often as you like. This is what a database host's init runs
@@ -81,7 +82,9 @@ after the database.`, "TARGET", "  kido announce oracle\n  kido announce oracle 
 		}
 		f.add(c)
 		c.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "only print the plan, like: kido plan "+string(v.verb))
-		c.Flags().BoolVar(&f.fresh, "new", false, "do not go on with an earlier run of the same that was cut off")
+		if v.verb == plan.Restart || v.verb == plan.Reload {
+			c.Flags().BoolVar(&f.fresh, "new", false, "do not go on with the same that was cut off just before")
+		}
 		all = append(all, c)
 	}
 	return all
@@ -92,8 +95,8 @@ const targetHelp = `
 A TARGET is a service (web), an instance (web@web1), a group, or all of a host
 (@web1).`
 
-// act does what was asked for: it goes on with a run of the same that was cut
-// off, or begins a new one.
+// act does what was asked for: it begins a new run, or goes on with a restart or
+// reload that was cut off just before.
 func (a *app) act(ctx context.Context, q plan.Request, f runFlags) error {
 	if f.dryRun {
 		return a.showPlan(ctx, q)
@@ -106,23 +109,27 @@ func (a *app) act(ctx context.Context, q plan.Request, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	if !f.fresh {
-		cut, damaged := runs.cutOff(q)
-		a.warn(damaged)
-		if cut != nil {
-			return a.goOn(ctx, topo, runs, cut, f)
-		}
-	}
 	fleet, err := a.open(topo.Site())
 	if err != nil {
 		return err
 	}
 	defer fleet.close()
-	p, err := topo.Make(q, targets, fleet.observe(ctx, topo.Around(targets), lookTime))
+	p, err := makePlan(topo, q, targets, fleet.observe(ctx, topo.Around(targets), lookTime))
 	if err != nil {
 		return planError(err)
 	}
-	j, id, err := runs.create()
+	if err := impossible(p, targets); err != nil {
+		return err
+	}
+	// Only what is not the same when it is done twice needs its past: all other
+	// verbs go by what they find.
+	cut, damaged := runs.cutOff(topo.Site().Name, p)
+	a.warn(damaged)
+	if repeats := q.Verb == plan.Restart || q.Verb == plan.Reload; repeats && cut != nil && !f.fresh {
+		a.sayGoingOn(cut) // with --quiet as well: it is not quite what was typed
+		return a.goOn(ctx, topo, runs, cut, f)
+	}
+	j, id, err := runs.create(topo.Site().Name)
 	if err != nil {
 		return err
 	}
@@ -132,6 +139,29 @@ func (a *app) act(ctx context.Context, q plan.Request, f runFlags) error {
 		return err
 	}
 	return a.drive(ctx, fleet, run.New(id, topo, p, f.options(id)), p, j, e, nil)
+}
+
+// makePlan plans a request. Where no target was named the whole site is meant, of
+// which a plan may leave a part out.
+func makePlan(topo *plan.Topology, q plan.Request, targets []site.Instance, seen plan.Observed) (*plan.Plan, error) {
+	if len(q.Targets) == 0 {
+		targets = nil
+	}
+	return topo.Make(q, targets, seen)
+}
+
+// impossible is an error where a plan does nothing of what was asked for by
+// name.
+func impossible(p *plan.Plan, targets []site.Instance) error {
+	if len(p.Steps) > 0 || len(p.Request.Targets) == 0 || p.Request.Verb == plan.Announce {
+		return nil // that nothing depends on what is announced is no mistake
+	}
+	for _, n := range p.Alone {
+		if slices.ContainsFunc(targets, func(i site.Instance) bool { return i.String() == n.Instance }) {
+			return usageError("nothing was done; kido plan restart "+n.Instance+" says what a restart would do", "kido %s: %s: %s", p.Request.Verb, n.Instance, n.Reason)
+		}
+	}
+	return nil
 }
 
 // warn tells of what is wrong but stops nothing.
@@ -161,13 +191,6 @@ func (a *app) goOn(ctx context.Context, topo *plan.Topology, runs *runs, past *p
 	if err := r.Replay(events); err != nil {
 		return err
 	}
-	if !a.quiet {
-		how := map[run.Outcome]string{"": "was cut off", run.OutcomeInterrupted: "was interrupted", run.OutcomeDone: "was done"}[past.outcome]
-		if how == "" {
-			how = "ended " + string(past.outcome)
-		}
-		fmt.Fprintf(a.stderr, "kido: going on with run %s of %s, which %s (--new on a verb begins another)\n", past.id, past.begun.Local().Format(time.DateTime), how)
-	}
 	e := run.Event{Time: time.Now(), Run: past.id, Begin: &run.BeginEvent{Resumed: true, Site: topo.Site().Name}}
 	if err := appendEvent(j, e); err != nil {
 		return err
@@ -175,11 +198,23 @@ func (a *app) goOn(ctx context.Context, topo *plan.Topology, runs *runs, past *p
 	return a.drive(ctx, fleet, r, p, j, e, events)
 }
 
+// sayGoingOn tells that an earlier run is resumed.
+func (a *app) sayGoingOn(past *pastRun) {
+	how := map[run.Outcome]string{"": "was cut off", run.OutcomeInterrupted: "was interrupted", run.OutcomeDone: "was done"}[past.outcome]
+	if how == "" {
+		how = "ended " + string(past.outcome)
+	}
+	fmt.Fprintf(a.stderr, "kido: going on with run %s of %s, which %s (--new on a verb begins another)\n", past.id, past.begun.Local().Format(time.DateTime), how)
+}
+
 // planOf takes a run's plan from its journal and checks that the site still
 // has all that it speaks of.
 func planOf(s *site.Site, id string, events []run.Event) (*plan.Plan, error) {
 	if len(events) == 0 || events[0].Begin == nil || events[0].Begin.Plan == nil {
-		return nil, fmt.Errorf("the journal of run %s has no plan: it was cut off before it began", id)
+		return nil, &failure{
+			status: exitUsage, err: fmt.Errorf("the journal of run %s has no plan: it was cut off before it began", id),
+			hint: "ask for it again; nothing was done",
+		}
 	}
 	p := events[0].Begin.Plan
 	for i := range p.Steps {
@@ -238,10 +273,15 @@ func (a *app) resume() *cobra.Command {
 		Use:   "resume [RUN]",
 		Short: "go on with a run that was cut off or left debts",
 		Long: `Go on with a run that was cut off (by a crash, Ctrl-C or a power cut) or that
-left debts behind. Without RUN it is the last such run. What was done is not
-done again.`,
-		Args: cobra.MaximumNArgs(1),
+left debts behind. Without RUN it is the last such run; where there is none,
+there is nothing to do. What was done is not done again. A run is over once the
+same was asked for again.`,
+		Example: "  kido resume\n  kido resume --keep-trying\n  kido resume --forget 20260131-235959-ab3de",
+		Args:    atMost(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if forget {
+				return a.forget(args)
+			}
 			topo, _, err := a.resolve(nil)
 			if err != nil {
 				return err
@@ -250,207 +290,30 @@ done again.`,
 			if err != nil {
 				return err
 			}
-			past, err := runs.unfinished(args)
-			if err != nil {
+			past, err := a.unfinished(runs, topo.Site().Name, args)
+			if past == nil || err != nil {
 				return err
 			}
-			if forget {
-				return runs.forget(past.id)
+			if !a.quiet {
+				a.sayGoingOn(past)
 			}
 			return a.goOn(c.Context(), topo, runs, past, f)
 		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (ids []string, _ cobra.ShellCompDirective) {
+			s, err := a.load()
+			if err != nil || len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			if runs, err := a.runs(); err == nil {
+				all, _ := runs.all(s.Name)
+				for _, past := range unfinishedOf(all) {
+					ids = append(ids, cobra.CompletionWithDesc(past.id, past.command()))
+				}
+			}
+			return ids, cobra.ShellCompDirectiveNoFileComp
+		},
 	}
 	f.add(c)
-	c.Flags().BoolVar(&forget, "forget", false, "do not go on with it: take it off the record")
+	c.Flags().BoolVar(&forget, "forget", false, "do not go on with RUN: take it off the record")
 	return c
-}
-
-// ---- the folder of journals ----------------------------------------------------
-
-// runs is the folder that holds a journal for every run.
-type runs struct{ dir string }
-
-// pastRun is what a run's journal tells at a glance.
-type pastRun struct {
-	id      string
-	begun   time.Time
-	request plan.Request
-	outcome run.Outcome // "" where it was cut off
-	live    bool        // its runner is at work
-	steps   map[int]run.StepEvent
-}
-
-func (a *app) runs() (*runs, error) {
-	state, err := a.state()
-	if err != nil {
-		return nil, err
-	}
-	dir := filepath.Join(state, "runs")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, &failure{status: exitFailed, err: fmt.Errorf("cannot make the folder of journals: %w", err), hint: "name another with --state"}
-	}
-	return &runs{dir}, nil
-}
-
-const suffix = ".journal"
-
-func (r *runs) path(id string) string { return filepath.Join(r.dir, id+suffix) }
-
-// create begins a journal under a new name, which sorts by time as long as the
-// clock is not set back; nothing depends on that.
-func (r *runs) create() (*journal.Journal, string, error) {
-	id := time.Now().UTC().Format("20060102-150405-") + strings.ToLower(rand.Text()[:5])
-	j, err := journal.Create(r.path(id))
-	if err != nil {
-		return nil, "", &failure{status: exitFailed, err: err, hint: "nothing was started; make room there, or name another folder with --state"}
-	}
-	r.prune()
-	return j, id, nil
-}
-
-func (r *runs) open(id string) (*journal.Journal, []run.Event, error) {
-	j, records, err := journal.Open(r.path(id))
-	if err != nil {
-		hint := ""
-		if errors.Is(err, journal.ErrLocked) {
-			hint = "its runner is at work: kido status shows it"
-		}
-		return nil, nil, &failure{status: exitFailed, err: err, hint: hint}
-	}
-	events, err := decode(records)
-	if err != nil {
-		j.Close()
-		return nil, nil, err
-	}
-	return j, events, nil
-}
-
-func decode(records [][]byte) ([]run.Event, error) {
-	events := make([]run.Event, 0, len(records))
-	for _, rec := range records {
-		e, err := run.Decode(rec)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, e)
-	}
-	return events, nil
-}
-
-func appendEvent(j *journal.Journal, e run.Event) error {
-	rec, err := e.Encode()
-	if err == nil {
-		err = j.Append(rec)
-	}
-	if err != nil {
-		return &failure{status: exitFailed, err: err, hint: "nothing was started; make room for the journal, or name another folder with --state"}
-	}
-	return nil
-}
-
-// all reads every journal, the oldest run first. damaged holds an error for
-// each that cannot be read: what it owes cannot be told, but that must not keep
-// anybody from a restart.
-func (r *runs) all() (all []*pastRun, damaged []error) {
-	names, err := filepath.Glob(filepath.Join(r.dir, "*"+suffix))
-	if err != nil {
-		return nil, []error{err}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		past, err := r.glance(strings.TrimSuffix(filepath.Base(name), suffix))
-		switch {
-		case err != nil:
-			damaged = append(damaged, err)
-		case past != nil:
-			all = append(all, past)
-		}
-	}
-	return all, damaged
-}
-
-// glance reads one journal; nil where the run was cut off before it had a plan,
-// and so before it did anything.
-func (r *runs) glance(id string) (*pastRun, error) {
-	records, live, err := journal.Read(r.path(id))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // pruned meanwhile
-	}
-	if err != nil {
-		return nil, err
-	}
-	events, err := decode(records)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", r.path(id), err)
-	}
-	if len(events) == 0 || events[0].Begin == nil || events[0].Begin.Plan == nil {
-		return nil, nil
-	}
-	past := &pastRun{id: id, begun: events[0].Time, request: events[0].Begin.Plan.Request, live: live, steps: map[int]run.StepEvent{}}
-	for _, e := range events {
-		switch {
-		case e.Begin != nil:
-			past.outcome = ""
-		case e.Step != nil:
-			past.steps[e.Step.ID] = *e.Step
-		case e.End != nil:
-			past.outcome = e.End.Outcome
-		}
-	}
-	return past, nil
-}
-
-// cutOff finds the last run of the same request, if that did not come to its
-// end and is not under way.
-func (r *runs) cutOff(q plan.Request) (past *pastRun, damaged []error) {
-	all, damaged := r.all()
-	for _, past := range slices.Backward(all) {
-		if past.request.Verb == q.Verb && slices.Equal(past.request.Targets, q.Targets) && !past.live {
-			if past.outcome == "" || past.outcome == run.OutcomeInterrupted {
-				return past, damaged
-			}
-			break
-		}
-	}
-	return nil, damaged
-}
-
-// unfinished finds the named run, or the last one that can be gone on with.
-func (r *runs) unfinished(id []string) (*pastRun, error) {
-	all, damaged := r.all()
-	for _, past := range slices.Backward(all) {
-		switch {
-		case len(id) == 1 && past.id == id[0]:
-			return past, nil
-		case len(id) == 0 && past.outcome != run.OutcomeDone && !past.live:
-			return past, nil
-		}
-	}
-	if len(id) == 1 {
-		return nil, usageError("kido status names the runs that are not finished", "no such run: %q", id[0])
-	}
-	if len(damaged) > 0 {
-		return nil, &failure{status: exitFailed, err: damaged[0]}
-	}
-	return nil, &failure{status: exitFailed, err: errors.New("there is nothing to resume: every run on record came to its end")}
-}
-
-func (r *runs) forget(id string) error {
-	j, _, err := r.open(id) // so that no runner has it
-	if err != nil {
-		return err
-	}
-	defer j.Close()
-	return os.Remove(r.path(id))
-}
-
-// prune removes the oldest runs that came to their end. What cannot be read is
-// kept: a person should look at it.
-func (r *runs) prune() {
-	all, _ := r.all()
-	for n, past := range all {
-		if len(all)-n > keepRuns && past.outcome == run.OutcomeDone && !past.live {
-			os.Remove(r.path(past.id))
-		}
-	}
 }
