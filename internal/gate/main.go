@@ -128,6 +128,12 @@ func session(policy *Policy, policyErr error, stdin *os.File) (who Caller, q wir
 		return refuse(wire.CodeRefused, err)
 	}
 	if policyErr != nil {
+		// The words may be the policy's own: a key learns that it is bad, the
+		// log and whoever is at this host learn why.
+		if who.Identity != IdentityLocal {
+			record(who, q, wire.Reply{Code: wire.CodeError, Word: policyErr.Error()})
+			policyErr = errors.New("the policy of this host cannot be used: kido-gate --check there says why")
+		}
 		return refuse(wire.CodeError, policyErr)
 	}
 	if said := os.Getenv("SSH_ORIGINAL_COMMAND"); who.Identity != IdentityLocal && said != wire.Command {

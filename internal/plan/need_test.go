@@ -50,7 +50,7 @@ services:
       app: {of: any}
       db: restart
       log: none
-      old: restart
+      old: none
       side: {strength: wants, on_restart: reload, when: same-host}
 `
 	const current = `db@h up d1

@@ -88,6 +88,10 @@ func (d *decoder) checkEdges(s *siteDraft, v *serviceDraft) {
 			d.errorf(e.at, "without \"when: same-host\" it waits for "+up.Name+" on other hosts", "%s runs on none of the same hosts", up.Name)
 		}
 		d.checkReaction(v, &e)
+		if up.Adapter.Kind == KindPlain && e.OnRestart != ReactionNone {
+			d.errorf(e.at, fmt.Sprintf("write \"%s: none\" for the order alone, or put a gate at its host", up.Name),
+				"%s is plain: one start of it cannot be told from the next, so nothing can follow its restarts", up.Name)
+		}
 		good = append(good, e)
 	}
 	v.after = good
