@@ -15,9 +15,9 @@ func (a *app) demo() *cobra.Command {
 		Use:   "demo",
 		Short: "see it work: a small site on this machine alone",
 		Long: `Make a small site on this machine's loopback, a database host and three web
-hosts, each with an SSH server, a host key, a gate and a real service of its own,
-and show what happens there when the database is restarted: without kido, with
-kido, with a web host that is down meanwhile, and once more.
+hosts, each with an SSH server, a host key, a gate and a real service of its
+own, and show what happens there when the database is restarted: without kido,
+with kido, with a web host that is down meanwhile, and once more.
 
 It needs no other machine, no root, no sshd and no network. It takes about ten
 seconds, checks all that it claims, and leaves nothing behind but what gates

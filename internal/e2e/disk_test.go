@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -44,10 +45,14 @@ func smallDisk(t *testing.T, over string) disk {
 	line := ""
 	if err = holder.Start(); err == nil {
 		line, _ = bufio.NewReader(out).ReadString('\n')
-		t.Cleanup(func() {
+		end := sync.OnceFunc(func() {
 			in.Close()
 			_ = holder.Wait() // read sees the end of its input
 		})
+		t.Cleanup(end)
+		if line != "mounted\n" {
+			end() // then it has said all
+		}
 	}
 	if line != "mounted\n" {
 		missing := fmt.Sprintf("no full disk can be made here, so what kido does then is not tested: %v %s; run this as root, where mount namespaces are allowed", err, said.String())
