@@ -150,6 +150,8 @@ func TestHostKey(t *testing.T) {
 				s.pin(t, h, c.pin)
 				words = append(words, ssh.FingerprintSHA256(h.sshd.HostKey.Signer.PublicKey()))
 			}
+			// What came in until now has been told to its end.
+			h.sshd.WaitLog("Closing connection to", strings.Count(h.sshd.Log(), "Accepted publickey"))
 			before := len(h.sshd.Log())
 			s.must(t, c.code, "restart", "db").want(t, c.code, words...)
 			for _, said := range []string{"user", "Accepted", "Postponed", "Failed", "Starting session"} {
