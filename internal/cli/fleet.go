@@ -140,18 +140,35 @@ func callError(host string, err error) error {
 // local runs this machine's gate as a child: the same program and the same
 // policy as behind a key, with what this user may do.
 func (f *fleet) local(ctx context.Context, q wire.Request) (wire.Reply, error) {
-	cmd := exec.CommandContext(ctx, f.gate, "--policy", f.policy)
+	cmd := exec.Command(f.gate, "--policy", f.policy)
 	cmd.Env = []string{} // nothing that says SSH
 	cmd.Stdin = bytes.NewReader(q.Format())
-	cmd.WaitDelay = time.Second
 	// Ctrl-C is for kido, which then waits for its gates.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	out, err := cmd.Output()
+	// A gate is never ended from here, no more than over SSH: it ends by itself,
+	// and sees to what it has begun.
+	type result struct {
+		out []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		out, err := cmd.Output()
+		done <- result{out, err}
+	}()
+	var out []byte
+	var err error
+	select {
+	case r := <-done:
+		out, err = r.out, r.err
+	case <-ctx.Done():
+		return wire.Reply{}, fmt.Errorf("%s: the gate of this machine did not answer in time", f.here)
+	}
 	if r, perr := wire.ParseReply(out); perr == nil {
 		return r, nil
 	}
 	fault := &run.CallError{Err: fmt.Errorf("%s: the gate of this machine did not answer: %v", f.here, err)}
-	if exit, ran := errors.AsType[*exec.ExitError](err); ctx.Err() == nil && (!ran || exit.Exited()) {
+	if exit, ran := errors.AsType[*exec.ExitError](err); !ran || exit.Exited() {
 		fault.Final = true // it was not ended from outside: it would do the same again
 		fault.Hint = fmt.Sprintf("is its policy good? %s --check --policy %s", f.gate, f.policy)
 	}

@@ -52,6 +52,11 @@ For editors: kido check --schema > site.schema.json`,
 					fmt.Fprintln(a.stderr, "warning:", w.Detail())
 				}
 			}
+			for _, v := range s.Services {
+				if k := v.Adapter.Kind; k == site.KindSystemd || k == site.KindOpenRC {
+					fmt.Fprintf(a.stderr, "warning: %s:%d: service %s: this version of kido-gate has no %s adapter yet: use sysv or command\n", s.File, v.Line, v.Name, k)
+				}
+			}
 			topo := plan.New(s)
 			fmt.Fprintf(a.text(), "%s: good: %s, %s, %s\n", s.File, count(len(s.Hosts), "host", ""), count(len(s.Services), "service", ""), count(len(topo.Instances()), "instance", ""))
 			return nil
@@ -294,11 +299,11 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 		for _, d := range need.Debts {
 			row.Owes = append(row.Owes, d.Upstream)
 		}
-		for _, b := range need.Blocked {
+		for _, b := range slices.Concat(need.Blocked, need.Passed) {
 			row.Waits = append(row.Waits, b.Upstream)
 		}
 		row.OnPurpose = plan.OnPurpose(o.Status)
-		row.Fresh = need.Fresh()
+		row.Fresh = need.Fresh() && len(need.Passed) == 0
 		if need.Own != "" && row.Why == "" {
 			row.Why = need.Own
 		}

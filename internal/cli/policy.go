@@ -95,6 +95,7 @@ func policyFor(s *site.Site, host string, identities []string) (*gate.Policy, er
 			default:
 				return nil, usageError("use sysv or command for now", "service %s: this version of kido-gate has no %s adapter yet", v.Name, v.Adapter.Kind)
 			}
+			p.Timeout = max(p.Timeout, v.Timeout.Start, v.Timeout.Stop)
 			p.Services = append(p.Services, gate.PolicyService{
 				Name: v.Name, Adapter: string(v.Adapter.Kind), Unit: v.Adapter.Unit,
 				Start: v.Adapter.Start, Stop: v.Adapter.Stop, Restart: v.Adapter.Restart,

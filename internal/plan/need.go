@@ -203,6 +203,9 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 			}
 			switch {
 			case why != "" && (!blocked || has == ""): // passed over, or waited for
+				if !blocked && has != "" && had != has {
+					v.Passed = append(v.Passed, Block{name, why, dep.any})
+				}
 				if onRecord {
 					v.New = append(v.New, wire.Entry{Instance: name, Token: had})
 				}
@@ -218,6 +221,7 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 	slices.SortFunc(v.New, func(a, b wire.Entry) int { return cmp.Compare(a.Instance, b.Instance) })
 	slices.SortFunc(v.Debts, func(a, b Debt) int { return cmp.Compare(a.Upstream, b.Upstream) })
 	sortBlocks(v.Blocked)
+	sortBlocks(v.Passed)
 	if stale == reactNone && v.Own != "" {
 		stale = cmp.Or(all, reactRestart)
 	}

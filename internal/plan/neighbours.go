@@ -30,3 +30,19 @@ func (t *Topology) ProbedFrom(d site.Instance) []site.Instance {
 	}
 	return probed
 }
+
+// Rivals lists the instances that must not be up while d is: those of services
+// that conflict with its own, on the same host.
+func (t *Topology) Rivals(d site.Instance) []site.Instance {
+	i, ok := t.lookup(d)
+	if !ok {
+		return nil
+	}
+	var rivals []site.Instance
+	for _, other := range t.site.Services[t.service[i]].Conflicts {
+		if u, ok := t.lookup(site.Instance{Service: other, Host: d.Host}); ok {
+			rivals = append(rivals, t.instances[u])
+		}
+	}
+	return rivals
+}

@@ -127,6 +127,9 @@ type Verdict struct {
 	// not ready, not settled or itself stale; or nothing is known of the
 	// instance, which then stands here itself. Empty: go. Sorted by upstream.
 	Blocked []Block
+	// Passed are the upstreams that it has not followed yet and that it passes
+	// over for now: a debt once they are ready. Sorted by upstream.
+	Passed []Block
 }
 
 // Fresh reports whether there is nothing to do and nothing to wait for.

@@ -172,8 +172,8 @@ func (t *Topology) Around(targets []site.Instance) []site.Instance {
 		if !around[i] {
 			continue
 		}
-		for _, other := range t.site.Services[t.service[i]].Conflicts {
-			if k, ok := t.lookup(site.Instance{Service: other, Host: t.instances[i].Host}); ok {
+		for _, r := range t.Rivals(t.instances[i]) {
+			if k, ok := t.lookup(r); ok {
 				rivals = append(rivals, k)
 			}
 		}

@@ -17,7 +17,7 @@ func (r *Run) act(s *step, c choice) {
 	case c.retry:
 		r.retry(s, c.word, c.hint, false)
 	case c.wait != "":
-		r.wait(s, c.wait, c.word)
+		r.wait(s, c.wait, c.word, c.every)
 	case s.changes >= maxChanges && r.opts.KeepTrying:
 		s.changes = 0
 		s.attempt = max(s.attempt, s.svc.Retry.Attempts) // a long pause
@@ -71,7 +71,8 @@ func (r *Run) replied(s *step, in Answered) {
 	}
 	if code := in.Reply.Code; code != wire.CodeBusy && !in.Unsent {
 		// It may have been at work until now: readiness is waited for from here.
-		s.pause, s.deadline = 0, r.now+r.patience(s)
+		s.pause = 0
+		r.bePatient(s, s.svc.Timeout.Ready)
 	}
 	switch in.Reply.Code {
 	case wire.CodeDone:
@@ -90,7 +91,7 @@ func (r *Run) replied(s *step, in Answered) {
 			r.retry(s, in.Reply.Word, "", true)
 		}
 	case wire.CodeBusy:
-		r.wait(s, PhaseBlocked, in.Reply.Word)
+		r.wait(s, PhaseBlocked, in.Reply.Word, 0)
 	case wire.CodeRefused:
 		r.end(s, PhaseRefused, in.Reply.Word, "grant it in the policy of "+s.Instance.Host)
 	case wire.CodeUnknown, wire.CodeInvalid:
@@ -115,15 +116,18 @@ func (r *Run) replied(s *step, in Answered) {
 }
 
 // wait looks again after a pause, until the deadline.
-func (r *Run) wait(s *step, phase Phase, word string) {
+func (r *Run) wait(s *step, phase Phase, word string, every time.Duration) {
 	if r.now >= s.deadline {
-		r.retry(s, fmt.Sprintf("not ready in %s: %s", r.patience(s), word), "", false)
+		r.retry(s, fmt.Sprintf("not ready in %s: %s", s.patience, word), "", false)
 		return
 	}
 	if !s.sent {
 		r.giveSlot(s) // it is as it was
 	}
 	s.pause = min(max(2*s.pause, firstPause), interval(s.svc))
+	if every > 0 {
+		s.pause = every
+	}
 	s.wake = r.now + s.pause
 	r.enter(s, phase, word, false)
 }
@@ -148,7 +152,7 @@ func (r *Run) retry(s *step, word, hint string, acted bool) {
 	delay = delay/2 + time.Duration(r.rng.Int64N(int64(delay/2)+1))
 	s.wake = r.now + delay
 	if late {
-		s.deadline = s.wake + r.patience(s)
+		s.deadline = s.wake + s.patience
 	}
 	s.phase, s.word = PhaseRetry, word
 	ev := s.event()
@@ -180,7 +184,7 @@ func (r *Run) end(s *step, phase Phase, word, hint string) {
 	s.phase, s.word, s.wake = phase, word, 0
 	ev := s.event()
 	ev.Hint = hint
-	if !phase.Well() {
+	if !phase.Well() || len(s.owes) > 0 && phase != PhaseWaived {
 		ev.Owes = slices.Clone(s.owes)
 	}
 	r.publish(ev, true)

@@ -2,7 +2,9 @@ package run
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"kido/internal/plan"
 	"kido/internal/site"
@@ -13,6 +15,7 @@ import (
 type choice struct {
 	end     Phase         // the step is over
 	wait    Phase         // look again soon: blocked or settling
+	every   time.Duration // waiting: look again just then; 0: sooner at first
 	retry   bool          // the look itself failed: an attempt is used up
 	request *wire.Request // act
 	word    string
@@ -58,12 +61,20 @@ func (r *Run) decide(s *step) choice {
 		s.died = true
 		return choice{retry: true, word: "it died: " + st.Word}
 	}
+	running := st.State == wire.StateUp || st.State == wire.StateBlind
+	return r.rivalry(s, running, r.decideUp(s, st, running))
+}
+
+// decideUp is for the steps that leave an instance up.
+func (r *Run) decideUp(s *step, st wire.Status, running bool) choice {
 	need := r.topo.Need(s.Instance, r.statusFor(s), r.seenFrom(s))
 	s.owes = s.owes[:0]
 	for _, d := range need.Debts {
 		s.owes = append(s.owes, d.Upstream)
 	}
-	running := st.State == wire.StateUp || st.State == wire.StateBlind
+	for _, b := range need.Passed {
+		s.owes = append(s.owes, b.Upstream)
+	}
 	request := wire.Request{
 		Service: s.Instance.Service, Run: r.id, Timeout: s.svc.Timeout.Start,
 		Generation: st.Generation, New: need.New,
@@ -118,7 +129,11 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 	running := st.State == wire.StateUp || st.State == wire.StateBlind
 	switch {
 	case running && need.Fresh():
-		return r.ready(s, st)
+		c := r.ready(s, st)
+		if len(need.Passed) > 0 && c.end.Well() {
+			c.word = fmt.Sprintf("it goes on without %s for now: %s", need.Passed[0].Upstream, need.Passed[0].Why)
+		}
+		return c
 	case plan.OnPurpose(&st) && (len(need.Debts) == 0 || len(need.Blocked) > 0):
 		return choice{end: PhaseWaived, word: "it was stopped on purpose"}
 	case st.State == wire.StateBusy:
@@ -147,12 +162,20 @@ func (r *Run) blocked(s *step, by []plan.Block) choice {
 	}
 	hopeless := map[bool]int{} // by whether any one of several would do
 	several := 0
+	var every time.Duration // answers that are counted come no faster than the probe
 	for _, b := range by {
 		service, host, _ := strings.Cut(b.Upstream, "@")
-		st := r.status(site.Instance{Service: service, Host: host}).Status
-		if st != nil && plan.OnPurpose(st) {
+		u := site.Instance{Service: service, Host: host}
+		if a := r.reads[question{at: s.Instance.Host, instance: u, probe: true}]; a != nil && a.streak > 0 {
+			every = interval(r.site.Service(service))
+		}
+		st := r.status(u).Status
+		switch {
+		case st != nil && plan.OnPurpose(st):
 			hopeless[b.Any]++
 			word = b.Upstream + " is down, and nobody is going to start it"
+		case r.failedHere(u):
+			hopeless[b.Any]++ // it was waited for already
 		}
 		if b.Any {
 			several++
@@ -161,7 +184,29 @@ func (r *Run) blocked(s *step, by []plan.Block) choice {
 	if (hopeless[false] > 0 || several > 0 && hopeless[true] == several) && !r.opts.KeepTrying {
 		return choice{end: PhaseSkipped, word: word, hint: "kido up " + s.Name}
 	}
-	return choice{wait: PhaseBlocked, word: word}
+	return choice{wait: PhaseBlocked, word: word, every: every}
+}
+
+// failedHere reports whether a step of this very run has failed for an instance.
+func (r *Run) failedHere(i site.Instance) bool {
+	return slices.ContainsFunc(r.steps, func(s *step) bool { return s.Instance == i && s.phase == PhaseFailed })
+}
+
+// rivalry stops what would start an instance beside one that it conflicts with.
+func (r *Run) rivalry(s *step, running bool, c choice) choice {
+	if c.request == nil || running {
+		return c
+	}
+	for _, i := range r.topo.Rivals(s.Instance) {
+		obs := r.status(i)
+		switch {
+		case obs.Err != "" || obs.Status == nil:
+			return choice{retry: true, word: fmt.Sprintf("it conflicts with %s, which cannot be told to be down: %s", i, obs.Err)}
+		case obs.Status.State != wire.StateDown && obs.Status.State != wire.StateFailed:
+			return choice{end: PhaseFailed, word: fmt.Sprintf("it conflicts with %s, which is %s", i, obs.Status.State), hint: "stop that first: kido stop " + i.String()}
+		}
+	}
+	return c
 }
 
 // ready ends a step whose instance is as it should be once it answers.
@@ -175,12 +220,12 @@ func (r *Run) ready(s *step, st wire.Status) choice {
 		return choice{wait: PhaseSettling, word: word}
 	}
 	s.answers++
-	if s.answers < successes(s.svc) {
-		return choice{wait: PhaseSettling, word: fmt.Sprintf("answered %d of %d times", s.answers, successes(s.svc))}
+	if n := successes(s.svc, site.FromHost); s.answers < n {
+		return choice{wait: PhaseSettling, every: interval(s.svc), word: fmt.Sprintf("answered %d of %d times", s.answers, n)}
 	}
 	switch {
 	case s.before:
-		return choice{end: PhaseAlready, word: "it was done before this run was cut off"}
+		return choice{end: PhaseAlready, word: "it was done earlier in this run"}
 	case s.acted:
 		return choice{end: PhaseDone}
 	case s.Action == plan.ActWait:
@@ -212,10 +257,14 @@ func (r *Run) decideStop(s *step, st wire.Status) choice {
 	}}
 }
 
-func successes(v *site.Service) int {
+// successes is how many answers in a row make a service ready, as seen from a
+// place.
+func successes(v *site.Service, from site.ProbeFrom) int {
 	n := 1
 	for _, p := range v.Ready {
-		n = max(n, p.Successes)
+		if p.From == from {
+			n = max(n, p.Successes)
+		}
 	}
 	return n
 }

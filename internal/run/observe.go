@@ -23,6 +23,7 @@ type read struct {
 	code            wire.Code
 	hint            string
 	final           bool // asking again is pointless
+	streak          int  // ready answers in a row
 	out             bool
 }
 
@@ -49,6 +50,13 @@ func (r *Run) questions(s *step) [][]question {
 	for _, level := range r.topo.Ancestors(s.Instance) {
 		var qs []question
 		for _, i := range level {
+			qs = append(qs, status(i))
+		}
+		levels = append(levels, qs)
+	}
+	if rivals := r.topo.Rivals(s.Instance); len(rivals) > 0 {
+		var qs []question
+		for _, i := range rivals {
 			qs = append(qs, status(i))
 		}
 		levels = append(levels, qs)
@@ -143,6 +151,10 @@ func (r *Run) answered(in Answered) {
 		a.obs = plan.Observation{Err: fmt.Sprintf("the gate at %s answered for %s", c.ask.at, wire.Quote(in.Reply.Status.Instance))}
 		a.final = true
 	}
+	a.streak++
+	if a.obs.Err != "" || !a.obs.Status.Ready {
+		a.streak = 0
+	}
 }
 
 func (r *Run) status(i site.Instance) plan.Observation {
@@ -164,6 +176,9 @@ func (r *Run) seenFrom(s *step) func(site.Instance) string {
 			return fmt.Sprintf("as seen from %s: %s", s.Instance.Host, a.obs.Err)
 		case !a.obs.Status.Ready:
 			return fmt.Sprintf("as seen from %s: %s", s.Instance.Host, a.obs.Status.Word)
+		}
+		if n := successes(r.site.Service(u.Service), site.FromDependent); a.streak < n {
+			return fmt.Sprintf("as seen from %s: answered %d of %d times", s.Instance.Host, a.streak, n)
 		}
 		return ""
 	}

@@ -349,3 +349,62 @@ func TestUpOfAnyOf(t *testing.T) {
 		}
 	}
 }
+
+// A rival that could not be asked when the plan was made is asked before the
+// start: two that conflict are never both up by kido's hand.
+func TestConflictThatWasNotSeen(t *testing.T) {
+	w := newWorld(t, 1, header+service("old", "h1", "")+service("new", "h1", ", conflicts: [old]"))
+	w.nodes[instance("new@h1")].state = wire.StateDown
+	w.nodes[instance("old@h1")].cut = true
+	r := w.runner("start", plan.Request{Verb: plan.Start, Targets: []string{"new"}}, run.Options{})
+	w.nodes[instance("old@h1")].cut = false
+	if o := r.finish(); o != run.OutcomeFailed || w.nodes[instance("new@h1")].state != wire.StateDown {
+		w.fail("outcome %s, and new is %s", o, w.nodes[instance("new@h1")].state)
+	}
+	w.nodes[instance("old@h1")].state = wire.StateDown
+	if o := w.runner("again", plan.Request{Verb: plan.Start, Targets: []string{"new"}}, run.Options{}).finish(); o != run.OutcomeDone {
+		w.fail("with old down: %s", o)
+	}
+}
+
+// A start deadline is the service's own, not that of what its run stops first;
+// and what has failed is not waited for a second time.
+func TestDeadlineIsItsOwn(t *testing.T) {
+	text := header + "  db: {hosts: [h1], sysv: db, timeout: {ready: 8s}, retry: {attempts: 1}}\n" +
+		"  web: {hosts: [h2], sysv: web, after: {db: stop-first}}\n"
+	w := newWorld(t, 1, text)
+	r := w.runner("run", plan.Request{Verb: plan.Restart, Targets: []string{"db"}}, run.Options{})
+	w.nodes[instance("db@h1")].deaf = true
+	if o := r.finish(); o != run.OutcomeFailed || r.now > 20*time.Second {
+		w.fail("outcome %s after %s", o, r.now)
+	}
+}
+
+// Answers in a row are counted an interval apart, at the host and from the
+// dependent's.
+func TestSuccessesInARow(t *testing.T) {
+	for from, least := range map[string]time.Duration{"host": 4 * time.Second, "dependent": 4 * time.Second} {
+		text := header + "  db: {hosts: [h1], sysv: db, ready: [{tcp: ':1', interval: 2s, successes: 3, from: " + from + "}]}\n" +
+			service("web", "h2", ", after: {db: restart}")
+		w := newWorld(t, 1, text)
+		w.restartByHand(instance("db@h1"))
+		r := w.runner("run", plan.Request{Verb: plan.Announce, Targets: []string{"db"}}, run.Options{})
+		if o := r.finish(); o != run.OutcomeDone || r.now < least {
+			w.fail("from the %s: outcome %s after %s, want at least %s", from, o, r.now, least)
+		}
+	}
+}
+
+// What a soft dependent passes over stays on record as owed.
+func TestSoftDependentOwes(t *testing.T) {
+	w := newWorld(t, 1, header+service("db", "h1", "")+service("web", "h2", ", after: {db: {strength: wants}}"))
+	w.restartByHand(instance("db@h1"))
+	w.nodes[instance("db@h1")].deaf = true
+	r := w.runner("up", plan.Request{Verb: plan.Up, Targets: []string{"web"}}, run.Options{})
+	r.finish()
+	for _, e := range r.journal {
+		if e.Step != nil && e.Step.Instance == "web@h2" && e.Step.Phase.Final() && len(e.Step.Owes) == 0 {
+			w.fail("web@h2 ended %s (%s) and owes nothing", e.Step.Phase, e.Step.Word)
+		}
+	}
+}

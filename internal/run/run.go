@@ -104,6 +104,7 @@ type step struct {
 	pause    time.Duration // before the next look
 	wake     time.Duration // when to look again; 0: not waiting
 	deadline time.Duration // 0: not running
+	patience time.Duration // how long it is from when it was set
 	owes     []string
 	held     bool // a hold of this run is about the same instance
 }
@@ -345,7 +346,7 @@ func (r *Run) begin(s *step) bool {
 	if !r.free(s) || s.phase == PhaseSlot && !r.reserve(s) {
 		return false
 	}
-	s.deadline = r.now + r.patience(s)
+	r.bePatient(s, r.upstreamPatience(s))
 	r.enter(s, PhaseLooking, "", false)
 	return true
 }
@@ -380,12 +381,19 @@ func (r *Run) free(s *step) bool {
 	return !slices.ContainsFunc(s.After, func(e plan.Edge) bool { return !r.steps[e.Step].phase.Final() })
 }
 
-// patience is how long a step may wait for readiness: its own, or that of what
-// it waits for, whichever is longer.
-func (r *Run) patience(s *step) time.Duration {
+// upstreamPatience is how long a step may wait before it has done anything: as
+// long as what it waits for may take to become ready, or it itself.
+func (r *Run) upstreamPatience(s *step) time.Duration {
 	d := s.svc.Timeout.Ready
 	for _, e := range s.After {
-		d = max(d, r.steps[e.Step].svc.Timeout.Ready)
+		before := r.steps[e.Step]
+		if before.Action == plan.ActHold {
+			continue
+		}
+		d = max(d, before.svc.Timeout.Ready)
 	}
 	return d
 }
+
+// bePatient sets the deadline of a step.
+func (r *Run) bePatient(s *step, d time.Duration) { s.patience, s.deadline = d, r.now+d }
