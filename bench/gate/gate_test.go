@@ -21,8 +21,8 @@ import (
 	"kido/internal/wire"
 )
 
-// BenchmarkStart compares, in turns in one run, the gate's whole life for one
-// STATUS with that of a Go program that does nothing and of one that prints
+// BenchmarkStart compares, in turns in one run, the gate's start alone and its
+// whole life for one STATUS with that of a Go program that does nothing and of one that prints
 // hello. The aim is 1.25 times the latter; run it with -benchtime 500x.
 func BenchmarkStart(b *testing.B) {
 	dir := b.TempDir()
@@ -40,6 +40,7 @@ func BenchmarkStart(b *testing.B) {
 		{program("hello", "package main\nimport \"fmt\"\nfunc main() { fmt.Println(\"hello\") }\n")},
 		{build(b, filepath.Join(dir, "gate"), "kido/cmd/kido-gate"), "--policy", policy},
 	}
+	commands = append(commands, []string{commands[2][0], "--help"}) // its start alone
 	wall, cpu := make([][]time.Duration, len(commands)), make([][]time.Duration, len(commands))
 	for b.Loop() {
 		for i, argv := range commands {
@@ -55,6 +56,7 @@ func BenchmarkStart(b *testing.B) {
 			}
 		}
 	}
+	b.ReportMetric(ratio(median(wall[3]), median(wall[0])), "x-empty-start")
 	for i, than := range []string{"empty", "hello"} {
 		b.ReportMetric(ratio(median(wall[2]), median(wall[i])), "x-"+than+"-wall")
 		b.ReportMetric(ratio(median(cpu[2]), median(cpu[i])), "x-"+than+"-cpu")
