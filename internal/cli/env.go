@@ -58,6 +58,16 @@ func (a *app) resolve(targets []string) (*plan.Topology, []site.Instance, error)
 	return plan.New(s), instances, err
 }
 
+// reach is resolve with the fleet to ask them; the caller closes it.
+func (a *app) reach(targets []string) (*plan.Topology, []site.Instance, *fleet, error) {
+	topo, instances, err := a.resolve(targets)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	fleet, err := a.open(topo.Site())
+	return topo, instances, fleet, err
+}
+
 // state is the folder of journals and of what is known of plain targets; it is
 // made where it is missing.
 func (a *app) state() (string, error) {

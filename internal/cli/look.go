@@ -166,18 +166,14 @@ func (a *app) verb(name string) (*cobra.Command, error) {
 }
 
 func (a *app) showPlan(ctx context.Context, q plan.Request) error {
-	topo, targets, err := a.resolve(q.Targets)
-	if err != nil {
-		return err
-	}
-	fleet, err := a.open(topo.Site())
+	topo, targets, fleet, err := a.reach(q.Targets)
 	if err != nil {
 		return err
 	}
 	defer fleet.close()
 	p, err := makePlan(topo, q, targets, fleet.observe(ctx, topo.Around(targets), statusTime))
 	if err != nil {
-		return planError(err)
+		return err
 	}
 	if a.json() {
 		return a.writeJSON(p)
@@ -226,11 +222,7 @@ its incarnation is, and whether it is fresh or owes a restart, and to whom; with
 what the journals of this machine say of runs that are not finished, and when
 they try again. Exit status 3 if anything owes.` + targetHelp,
 		RunE: func(c *cobra.Command, targets []string) error {
-			topo, chosen, err := a.resolve(targets)
-			if err != nil {
-				return err
-			}
-			fleet, err := a.open(topo.Site())
+			topo, chosen, fleet, err := a.reach(targets)
 			if err != nil {
 				return err
 			}

@@ -101,38 +101,36 @@ func (a *app) act(ctx context.Context, q plan.Request, f runFlags) error {
 	if f.dryRun {
 		return a.showPlan(ctx, q)
 	}
-	topo, targets, err := a.resolve(q.Targets)
-	if err != nil {
-		return err
-	}
-	runs, err := a.runs()
-	if err != nil {
-		return err
-	}
-	fleet, err := a.open(topo.Site())
+	topo, targets, fleet, err := a.reach(q.Targets)
 	if err != nil {
 		return err
 	}
 	defer fleet.close()
+	runs, err := a.runs()
+	if err != nil {
+		return err
+	}
 	p, err := makePlan(topo, q, targets, fleet.observe(ctx, topo.Around(targets), lookTime))
 	if err != nil {
-		return planError(err)
+		return err
 	}
 	if err := impossible(p, targets); err != nil {
 		return err
 	}
 	// Only what is not the same when it is done twice needs its past: all other
 	// verbs go by what they find.
-	cut, damaged := runs.cutOff(topo.Site().Name, p)
+	past, damaged := runs.all(topo.Site().Name)
 	a.warn(damaged)
+	cut := cutOff(past, p)
 	if repeats := q.Verb == plan.Restart || q.Verb == plan.Reload; repeats && cut != nil && !f.fresh {
 		a.sayGoingOn(cut) // with --quiet as well: it is not quite what was typed
-		return a.goOn(ctx, topo, runs, cut, f)
+		return a.goOn(ctx, topo, fleet, runs, cut, f)
 	}
-	j, id, err := runs.create(topo.Site().Name)
+	j, id, err := runs.create()
 	if err != nil {
 		return err
 	}
+	runs.prune(past)
 	defer j.Close()
 	e := run.Event{Time: time.Now(), Run: id, Begin: &run.BeginEvent{Plan: p, Site: topo.Site().Name}}
 	if err := appendEvent(j, e); err != nil {
@@ -147,7 +145,11 @@ func makePlan(topo *plan.Topology, q plan.Request, targets []site.Instance, seen
 	if len(q.Targets) == 0 {
 		targets = nil
 	}
-	return topo.Make(q, targets, seen)
+	p, err := topo.Make(q, targets, seen)
+	if err != nil {
+		return nil, planError(err)
+	}
+	return p, nil
 }
 
 // impossible is an error where a plan does nothing of what was asked for by
@@ -172,7 +174,7 @@ func (a *app) warn(errs []error) {
 }
 
 // goOn resumes a run.
-func (a *app) goOn(ctx context.Context, topo *plan.Topology, runs *runs, past *pastRun, f runFlags) error {
+func (a *app) goOn(ctx context.Context, topo *plan.Topology, fleet *fleet, runs *runs, past *pastRun, f runFlags) error {
 	j, events, err := runs.open(past.id)
 	if err != nil {
 		return err
@@ -182,11 +184,6 @@ func (a *app) goOn(ctx context.Context, topo *plan.Topology, runs *runs, past *p
 	if err != nil {
 		return err
 	}
-	fleet, err := a.open(topo.Site())
-	if err != nil {
-		return err
-	}
-	defer fleet.close()
 	r := run.New(past.id, topo, p, f.options(past.id))
 	if err := r.Replay(events); err != nil {
 		return err
@@ -297,7 +294,12 @@ same was asked for again.`,
 			if !a.quiet {
 				a.sayGoingOn(past)
 			}
-			return a.goOn(c.Context(), topo, runs, past, f)
+			fleet, err := a.open(topo.Site())
+			if err != nil {
+				return err
+			}
+			defer fleet.close()
+			return a.goOn(c.Context(), topo, fleet, runs, past, f)
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (ids []string, _ cobra.ShellCompDirective) {
 			s, err := a.load()

@@ -55,7 +55,7 @@ func (r *runs) path(id string) string { return filepath.Join(r.dir, id+suffix) }
 // create begins a journal under a new name, later than all that are there:
 // which run was the last one must not depend on the clock, nor on two runs in
 // one second.
-func (r *runs) create(site string) (*journal.Journal, string, error) {
+func (r *runs) create() (*journal.Journal, string, error) {
 	const stamp = "20060102-150405"
 	at := time.Now().UTC()
 	names, err := filepath.Glob(r.path("*"))
@@ -73,7 +73,6 @@ func (r *runs) create(site string) (*journal.Journal, string, error) {
 	if err != nil {
 		return nil, "", &failure{status: exitFailed, err: err, hint: "nothing was started; make room there, or name another folder with --state"}
 	}
-	r.prune(site)
 	return j, id, nil
 }
 
@@ -182,23 +181,22 @@ func (r *runs) glance(id string) (*pastRun, error) {
 // last one, if that was the same, did not come to its end a short while ago, and
 // is about all that the request is about now. Whatever ran since, or changed in
 // the site, makes the request a new wish.
-func (r *runs) cutOff(site string, now *plan.Plan) (past *pastRun, damaged []error) {
-	all, damaged := r.all(site)
+func cutOff(all []*pastRun, now *plan.Plan) *pastRun {
 	if len(all) == 0 {
-		return nil, damaged
+		return nil
 	}
-	past = all[len(all)-1]
+	past := all[len(all)-1]
 	over := past.outcome != "" && past.outcome != run.OutcomeInterrupted
 	if over || past.live || time.Since(past.last) > goOnTime ||
 		past.request.Verb != now.Request.Verb || !slices.Equal(past.request.Targets, now.Request.Targets) {
-		return nil, damaged
+		return nil
 	}
 	for _, s := range now.Steps {
 		if !past.about[s.Name] {
-			return nil, damaged
+			return nil
 		}
 	}
-	return past, damaged
+	return past
 }
 
 // unfinishedOf leaves out the runs that came to their end, those after which the
@@ -324,10 +322,9 @@ func (r *runs) remove(id string) error {
 	return os.Remove(r.path(id))
 }
 
-// prune removes the oldest runs of a site that came to their end. What cannot be read is
-// kept: a person should look at it.
-func (r *runs) prune(site string) {
-	all, _ := r.all(site)
+// prune removes the oldest of all runs of a site, where they came to their end.
+// What cannot be read is kept: a person should look at it.
+func (r *runs) prune(all []*pastRun) {
 	unfinished := unfinishedOf(all)
 	for n, past := range all {
 		if len(all)-n > keepRuns && !past.live && !slices.Contains(unfinished, past) {

@@ -7,3 +7,6 @@ package failpoint
 
 // Hit marks a point.
 func Hit(string) {}
+
+// HitAt marks the point that is named after what is being done: its type.
+func HitAt(string, any) {}

@@ -43,3 +43,6 @@ func Hit(point string) {
 		select {} // until the signal arrives
 	}
 }
+
+// HitAt marks the point that is named after what is being done: its type.
+func HitAt(point string, what any) { Hit(fmt.Sprintf("%s.%T", point, what)) }

@@ -56,9 +56,9 @@ func (i *Instance) Do(ctx context.Context, q wire.Request) wire.Reply {
 		if answer, ok := effect.(Answer); ok {
 			return answer.Reply
 		}
-		failpoint.Hit(fmt.Sprintf("gate.before.%T", effect))
+		failpoint.HitAt("gate.before", effect)
 		ev := p.perform(ctx, effect)
-		failpoint.Hit(fmt.Sprintf("gate.after.%T", effect))
+		failpoint.HitAt("gate.after", effect)
 		m, effect = m.Step(ev)
 	}
 }

@@ -61,12 +61,11 @@ func (r *Run) decide(s *step) choice {
 		s.died = true
 		return choice{retry: true, word: "it died: " + st.Word}
 	}
-	running := st.State == wire.StateUp || st.State == wire.StateBlind
-	return r.rivalry(s, running, r.decideUp(s, st, running))
+	return r.rivalry(s, r.decideUp(s, st))
 }
 
 // decideUp is for the steps that leave an instance up.
-func (r *Run) decideUp(s *step, st wire.Status, running bool) choice {
+func (r *Run) decideUp(s *step, st wire.Status) choice {
 	need := r.topo.Need(s.Instance, r.statusFor(s), r.seenFrom(s))
 	s.owes = s.owes[:0]
 	for _, d := range need.Debts {
@@ -103,7 +102,7 @@ func (r *Run) decideUp(s *step, st wire.Status, running bool) choice {
 			return choice{request: &request}
 		}
 	case plan.ActStart:
-		if !running {
+		if !s.running() {
 			if len(need.Blocked) > 0 {
 				return r.blocked(s, need.Blocked)
 			}
@@ -126,9 +125,8 @@ func (r *Run) statusFor(s *step) func(site.Instance) plan.Observation {
 
 // fresh brings an instance that is meant to run to a current basis.
 func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Request) choice {
-	running := st.State == wire.StateUp || st.State == wire.StateBlind
 	switch {
-	case running && need.Fresh():
+	case s.running() && need.Fresh():
 		c := r.ready(s, st)
 		if len(need.Passed) > 0 && c.end.Well() {
 			c.word = fmt.Sprintf("it goes on without %s for now: %s", need.Passed[0].Upstream, need.Passed[0].Why)
@@ -193,8 +191,8 @@ func (r *Run) failedHere(i site.Instance) bool {
 }
 
 // rivalry stops what would start an instance beside one that it conflicts with.
-func (r *Run) rivalry(s *step, running bool, c choice) choice {
-	if c.request == nil || running {
+func (r *Run) rivalry(s *step, c choice) choice {
+	if c.request == nil || s.running() {
 		return c
 	}
 	for _, i := range r.topo.Rivals(s.Instance) {
