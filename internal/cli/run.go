@@ -30,8 +30,8 @@ const (
 )
 
 type runFlags struct {
-	keepTrying, fresh, dryRun bool
-	maxFailures               int
+	keepTrying, fresh, dryRun, follow bool
+	maxFailures                       int
 }
 
 func (f *runFlags) add(c *cobra.Command) {
@@ -78,10 +78,17 @@ after the database.`, "TARGET", "  kido announce oracle\n  kido announce oracle 
 			c.Args = atLeast(1, v.needs)
 		}
 		c.RunE = func(c *cobra.Command, targets []string) error {
-			return a.act(c.Context(), plan.Request{Verb: v.verb, Targets: targets}, f)
+			q := plan.Request{Verb: v.verb, Targets: targets}
+			if f.follow {
+				return a.follow(c.Context(), q, f)
+			}
+			return a.act(c.Context(), q, f)
 		}
 		f.add(c)
 		c.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "only print the plan, like: kido plan "+string(v.verb))
+		if v.verb == plan.Announce {
+			c.Flags().BoolVar(&f.follow, "follow", false, "stay, and announce again whenever a target of this host was started anew")
+		}
 		if v.verb == plan.Restart || v.verb == plan.Reload {
 			c.Flags().BoolVar(&f.fresh, "new", false, "do not go on with the same that was cut off just before")
 		}

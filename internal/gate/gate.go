@@ -70,11 +70,15 @@ func (g *Gate) Serve(ctx context.Context, who Caller, q wire.Request) wire.Reply
 	if err != nil {
 		return wire.Reply{Code: wire.CodeError, Word: err.Error()}
 	}
-	i := Instance{
+	i := g.instance(s, unit)
+	return i.Do(ctx, q)
+}
+
+func (g *Gate) instance(s *PolicyService, unit initsys.Unit) *Instance {
+	return &Instance{
 		Name: s.Name + "@" + g.policy.Host, Key: s.Name, Unit: unit, Dir: g.dir, Timeout: g.policy.Timeout,
 		Ready: func(ctx context.Context) (bool, string) { return g.ask(ctx, s.Ready) },
 	}
-	return i.Do(ctx, q)
 }
 
 func (g *Gate) unit(s *PolicyService) (initsys.Unit, error) {

@@ -36,7 +36,7 @@ type Instance struct {
 	Key   string // file name stem in Dir: the service's name
 	Unit  initsys.Unit
 	Ready func(context.Context) (ready bool, word string) // one try of all probes; nil: up is ready
-	Dir   *os.Root                                        // holds KEY.state and KEY.lock
+	Dir   *os.Root                                        // holds KEY.state, KEY.lock and KEY.wait
 	// Timeout bounds one init job; a request may only ask for less.
 	Timeout time.Duration
 }
@@ -137,13 +137,17 @@ func (p *performer) perform(ctx context.Context, effect Effect) Event {
 		return Ended{Err: message(err), Running: err != nil && ctx.Err() != nil, Output: p.job.Output()}
 	case Settle:
 		limit := settleTime
-		if p.failed {
+		switch {
+		case e.Released:
+			limit = p.timeout
+		case p.failed:
 			limit = failedTime
 		}
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		return Looked{Look: p.until(ctx, func(l Look) bool {
-			return l.State == wire.StateBlind || l.State != wire.StateBusy && e.Up == l.up() && (e.Up || l.State != wire.StateUp)
+			return l.State == wire.StateBlind || e.Released && l.State == wire.StateFailed ||
+				l.State != wire.StateBusy && e.Up == l.up() && (e.Up || l.State != wire.StateUp)
 		})}
 	}
 	panic(fmt.Sprintf("gate: effect %T has no performer", effect)) // a hole in this switch, not bad input
@@ -246,7 +250,23 @@ func (p *performer) see(ctx context.Context) Look {
 	if err != nil {
 		return Look{Err: err.Error()}
 	}
-	return Look{State: states[o.State], Token: o.Token, Age: o.Age, Word: o.Word}
+	l := Look{State: states[o.State], Token: o.Token, Age: o.Age, Word: o.Word}
+	// A waiter holds a start back only where there is one to come, so what is up
+	// was started by somebody else.
+	if l.State != wire.StateUp && p.held() {
+		l = Look{State: wire.StateDown, Held: true, Word: "its start waits for what it needs"}
+	}
+	return l
+}
+
+// held reports whether a waiter is at work.
+func (p *performer) held() bool {
+	f, err := p.Dir.OpenFile(p.Key+".wait", os.O_RDONLY, 0)
+	if err != nil {
+		return false // there never was one
+	}
+	defer f.Close()
+	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 }
 
 var states = map[initsys.State]wire.State{

@@ -31,7 +31,10 @@ the policy of this host grants to that key, answers, and ends.
 
   kido-gate [--policy FILE]           answer one request
   kido-gate --check [--policy FILE]   say whether the policy is good
+  kido-gate --wait SERVICE            hold the start of SERVICE at boot until what
+                                      it needs is ready; 1: do not start it
 
+Where root runs it, it becomes the user who owns the state folder.
 The policy is /etc/kido/policy unless FILE is given; ` + "`kido policy HOST`" + ` prints
 what belongs there.
 `
@@ -58,11 +61,74 @@ func Main(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "%s: good: host %s, %d services, %d grants\n", c.policy, wire.Quote(policy.Host), len(policy.Services), len(policy.Grants))
 		return 0
 	}
+	if err == nil {
+		err = becomeOwner(policy.State)
+	}
+	if c.wait != "" {
+		return wait(policy, err, c.wait, stderr)
+	}
 	who, q, reply := session(policy, err, stdin)
 	failpoint.Hit("gate.before.reply")
 	err = answer(stdout, reply)
 	record(who, q, reply)
 	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+// becomeOwner makes root the user who owns the state folder: what a hook of this
+// host's init or a run of kido here does, it does with the rights that the keys
+// have, and leaves no file behind that they could not read.
+func becomeOwner(state string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Lstat(state)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // it is going to be made, and root's
+	}
+	if err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 {
+		return nil
+	}
+	for _, err := range []error{syscall.Setgroups([]int{int(st.Gid)}), syscall.Setgid(int(st.Gid)), syscall.Setuid(int(st.Uid))} {
+		if err != nil {
+			return fmt.Errorf("cannot become uid %d, who owns %s: %w", st.Uid, state, err)
+		}
+	}
+	return nil
+}
+
+// wait holds the start of a service; its exit status says whether to start it.
+func wait(policy *Policy, err error, service string, stderr io.Writer) int {
+	say := func(word string) {
+		if word != "" {
+			fmt.Fprintf(stderr, "kido-gate: %s: %s\n", wire.Quote(service), word)
+		}
+	}
+	// What is wrong with the hook must not keep a service down: it starts as it
+	// would without kido, and what it owes is paid by the next run.
+	fail := func(err error) int {
+		say(err.Error() + ": it is not held")
+		return 0
+	}
+	if err != nil {
+		return fail(err)
+	}
+	g, err := Open(policy, probe.Local{Program: policy.Prober})
+	if err != nil {
+		return fail(err)
+	}
+	defer g.Close()
+	start, err := g.Hold(context.Background(), service, say)
+	switch {
+	case err != nil:
+		return fail(err)
+	case !start:
 		return 1
 	}
 	return 0
@@ -89,6 +155,7 @@ func answer(stdout io.Writer, r wire.Reply) error {
 
 type call struct {
 	policy      string
+	wait        string // the service whose start is to be held
 	check, help bool
 }
 
@@ -106,6 +173,9 @@ func parseArgs(args []string) (call, error) {
 			c.check = true
 		case (name == "--help" || name == "-h") && !has:
 			c.help = true
+		case name == "--wait" && !has && i+1 < len(args):
+			i++
+			c.wait = args[i]
 		case name == "--policy" && has:
 			c.policy = value
 		case name == "--policy" && i+1 < len(args):

@@ -42,15 +42,25 @@ type Policy struct {
 // PolicyService is a service of this host as its init knows it.
 type PolicyService struct {
 	Name    string
-	Adapter string // "command" or "sysv"
-	Unit    string // sysv: the script's name
+	Adapter string // "systemd", "sysv", "openrc" or "command"
+	Unit    string // the unit's or script's name; "" for command
 
 	// The argvs of a command service, programs absolute. Start and Stop are
 	// there; nil is none.
 	Start, Stop, Restart, Reload, Status []string
 
-	PIDFile string       // absolute; sysv defaults to /run/UNIT.pid
+	PIDFile string       // absolute; sysv and openrc default to /run/UNIT.pid; "" for systemd
 	Ready   []probe.Spec // all must answer; none: up is ready
+	Wait    *Wait        // how its own start is held; nil: it is not
+}
+
+// Wait is how the start of a service by its own init is held until what it needs
+// is ready (see [Waiter]).
+type Wait struct {
+	Timeout time.Duration // at most so long, whole milliseconds
+	Grace   time.Duration // how long a run may take to reach this host once all answers
+	Leave   bool          // after Timeout it is not started
+	Await   [][]string    // of each list one instance must be ready, as its watch sees it
 }
 
 // Watch is an instance of another host with the probes that are made of it from
@@ -148,9 +158,9 @@ func (p *Policy) Format() string {
 	if len(p.Become) > 0 {
 		line(append([]string{"become"}, p.Become...)...)
 	}
-	line("timeout", strconv.FormatInt(p.Timeout.Milliseconds(), 10))
+	line("timeout", milliseconds(p.Timeout))
 	for _, s := range p.Services {
-		if s.Adapter == adapterSysV {
+		if s.Unit != "" {
 			line("service", s.Name, s.Adapter, s.Unit)
 		} else {
 			line("service", s.Name, s.Adapter)
@@ -158,8 +168,16 @@ func (p *Policy) Format() string {
 		for _, c := range s.commands() {
 			inner(c.word, *c.argv...)
 		}
-		inner("pidfile", s.PIDFile)
+		if s.PIDFile != "" {
+			inner("pidfile", s.PIDFile)
+		}
 		ready(s.Ready)
+		if w := s.Wait; w != nil {
+			inner("wait", milliseconds(w.Timeout), milliseconds(w.Grace), map[bool]string{true: waitLeave, false: waitStart}[w.Leave])
+			for _, any := range w.Await {
+				inner("await", any...)
+			}
+		}
 	}
 	for _, w := range p.Watches {
 		line("watch", w.Instance)
@@ -180,9 +198,21 @@ func (p *Policy) Format() string {
 
 // The adapters that a service line can name.
 const (
-	adapterCommand = "command"
+	adapterSystemd = "systemd"
 	adapterSysV    = "sysv"
+	adapterOpenRC  = "openrc"
+	adapterCommand = "command"
 )
+
+var adapters = []string{adapterSystemd, adapterSysV, adapterOpenRC, adapterCommand}
+
+// What becomes of a start that was held in vain.
+const (
+	waitStart = "start"
+	waitLeave = "leave"
+)
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 type command struct {
 	word string
@@ -243,7 +273,7 @@ func (r *policyReader) once(what string) error {
 
 var (
 	outerWords = []string{"host", "state", "prober", "become", "timeout", "service", "watch", "principal", "grant"}
-	innerWords = []string{"start", "stop", "restart", "reload", "status", "pidfile", "ready"}
+	innerWords = []string{"start", "stop", "restart", "reload", "status", "pidfile", "ready", "wait", "await"}
 )
 
 func (r *policyReader) read(word string, args []string) error {
@@ -294,7 +324,7 @@ func (r *policyReader) read(word string, args []string) error {
 
 func (r *policyReader) service(args []string) error {
 	if len(args) < 2 {
-		return errors.New("a service line is: service NAME command, or: service NAME sysv SCRIPT")
+		return errors.New("a service line is: service NAME systemd UNIT, or: service NAME sysv SCRIPT, openrc SCRIPT, or: service NAME command")
 	}
 	s := PolicyService{Name: args[0], Adapter: args[1]}
 	if err := checkName("service", s.Name); err != nil {
@@ -308,9 +338,17 @@ func (r *policyReader) service(args []string) error {
 		if len(args) != 2 {
 			return errors.New("a command service takes nothing more on its line: put start, stop and pidfile on lines of their own below it")
 		}
-	case adapterSysV:
+	case adapterSystemd:
 		if len(args) != 3 {
-			return fmt.Errorf("a sysv service names its script: service %s sysv SCRIPT", s.Name)
+			return fmt.Errorf("a systemd service names its unit: service %s systemd UNIT", s.Name)
+		}
+		s.Unit = args[2]
+		if err := checkUnit(s.Unit); err != nil {
+			return err
+		}
+	case adapterSysV, adapterOpenRC:
+		if len(args) != 3 {
+			return fmt.Errorf("a %[2]s service names its script: service %[1]s %[2]s SCRIPT", s.Name, s.Adapter)
 		}
 		s.Unit = args[2]
 		if err := checkName("script", s.Unit); err != nil {
@@ -318,7 +356,7 @@ func (r *policyReader) service(args []string) error {
 		}
 		s.PIDFile = "/run/" + s.Unit + ".pid"
 	default:
-		return fmt.Errorf("%s is not an adapter%s: there are: command, sysv", wire.Quote(s.Adapter), meant(s.Adapter, []string{adapterCommand, adapterSysV}))
+		return fmt.Errorf("%s is not an adapter%s: there are: %s", wire.Quote(s.Adapter), meant(s.Adapter, adapters), strings.Join(adapters, ", "))
 	}
 	r.policy.Services = append(r.policy.Services, s)
 	r.block = "service " + s.Name
@@ -368,15 +406,20 @@ func (r *policyReader) inner(word string, args []string) error {
 	if !ofService {
 		return errors.New("a watch takes only lines that begin with ready: its service is started and stopped at its own host")
 	}
+	if word == "await" {
+		return r.await(args, &p.Services[len(p.Services)-1])
+	}
 	if err := r.once(word + " of " + r.block); err != nil {
 		return err
 	}
 	s := &p.Services[len(p.Services)-1]
-	if word == "pidfile" {
+	switch {
+	case word == "wait":
+		return readWait(args, &s.Wait)
+	case word == "pidfile" && s.Adapter != adapterSystemd:
 		return single(word, args, &s.PIDFile, checkPath)
-	}
-	if s.Adapter != adapterCommand {
-		return fmt.Errorf("%s: a sysv service is told by /etc/init.d/%s itself: drop this line", word, s.Unit)
+	case s.Adapter != adapterCommand:
+		return fmt.Errorf("%s: %s itself knows this of %s: drop this line", word, s.Adapter, s.Unit)
 	}
 	for _, c := range s.commands() {
 		if c.word == word {
@@ -384,6 +427,37 @@ func (r *policyReader) inner(word string, args []string) error {
 		}
 	}
 	return checkArgv(word, args)
+}
+
+func readWait(args []string, to **Wait) error {
+	bad := errors.New("a wait line is: wait TIMEOUT GRACE start, or: wait TIMEOUT GRACE leave, in milliseconds")
+	if len(args) != 3 || args[2] != waitStart && args[2] != waitLeave {
+		return bad
+	}
+	w := Wait{Leave: args[2] == waitLeave}
+	if readTimeout(args[:1], &w.Timeout) != nil {
+		return bad
+	}
+	if args[1] != "0" && readTimeout(args[1:2], &w.Grace) != nil {
+		return bad
+	}
+	*to = &w
+	return nil
+}
+
+// await reads a line of instances of which one must be ready.
+func (r *policyReader) await(args []string, s *PolicyService) error {
+	if s.Wait == nil {
+		return fmt.Errorf("await stands before its wait: put a line above it: wait %s 10000 start", milliseconds(DefaultTimeout))
+	}
+	if len(args) == 0 {
+		return errors.New("an await line is: await SERVICE@HOST …")
+	}
+	if err := r.once("await " + strings.Join(args, " ") + " of " + r.block); err != nil {
+		return err
+	}
+	s.Wait.Await = append(s.Wait.Await, args)
+	return nil
 }
 
 func (r *policyReader) principal(args []string) error {
@@ -451,6 +525,16 @@ func (r *policyReader) finish() error {
 		}
 		if err := p.checkProber(s.Ready); err != nil {
 			return at("service "+s.Name, "%w", err)
+		}
+		if s.Wait == nil {
+			continue
+		}
+		for _, any := range s.Wait.Await {
+			for _, instance := range any {
+				if p.Watch(instance) == nil {
+					return at("await "+strings.Join(any, " ")+" of service "+s.Name, "there is no watch %s: add a line: watch %[1]s, and below it how it is probed from here", wire.Quote(instance))
+				}
+			}
 		}
 	}
 	for _, w := range p.Watches {
@@ -536,6 +620,22 @@ func checkName(what, name string) error {
 	}
 	if name == "" || len(name) > 128 {
 		return fmt.Errorf("%s: a name has 1 to 128 bytes", what)
+	}
+	return nil
+}
+
+// checkUnit holds a unit's name to what systemd takes and what can be logged;
+// the adapter knows the rest.
+func checkUnit(name string) error {
+	for i := range len(name) {
+		c := name[i]
+		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !alnum && (i == 0 && c != '-' || strings.IndexByte(`:-_.\@`, c) < 0) {
+			return fmt.Errorf("unit %s: a unit's name is letters, digits and : - _ . \\ @", wire.Quote(name))
+		}
+	}
+	if !strings.Contains(name, ".") {
+		return fmt.Errorf("unit %s: write it whole, as in %[1]s.service", wire.Quote(name))
 	}
 	return nil
 }

@@ -32,11 +32,19 @@ service web command
 	reload /usr/sbin/web --reload
 	pidfile /run/web.pid
 	ready tcp 192.168.0.50:80 timeout=3000
+	wait 300000 0 leave
+	await oracle@db1
+	await oracle@db1 cache@c1
+service new systemd httpd@a.service
+	wait 1 10000 start
+service rc openrc httpd
 service old sysv httpd
 service older sysv httpd-1
   pidfile /var/run/httpd.pid
 watch oracle@db1
   ready tcp 192.168.0.100:1521
+watch cache@c1
+  ready tcp 192.168.0.101:11211
 principal db1 ` + keyA + ` ` + keyB + `
 principal anykey unexposed
 principal here local
@@ -71,11 +79,14 @@ func TestParsePolicy(t *testing.T) {
 				Reload:  []string{"/usr/sbin/web", "--reload"},
 				PIDFile: "/run/web.pid",
 				Ready:   p.Services[0].Ready,
+				Wait:    &Wait{Timeout: 5 * time.Minute, Leave: true, Await: [][]string{{"oracle@db1"}, {"oracle@db1", "cache@c1"}}},
 			},
+			{Name: "new", Adapter: "systemd", Unit: "httpd@a.service", Wait: &Wait{Timeout: time.Millisecond, Grace: 10 * time.Second}},
+			{Name: "rc", Adapter: "openrc", Unit: "httpd", PIDFile: "/run/httpd.pid"},
 			{Name: "old", Adapter: "sysv", Unit: "httpd", PIDFile: "/run/httpd.pid"},
 			{Name: "older", Adapter: "sysv", Unit: "httpd-1", PIDFile: "/var/run/httpd.pid"},
 		},
-		Watches: []Watch{{Instance: "oracle@db1", Ready: p.Watches[0].Ready}},
+		Watches: []Watch{{Instance: "oracle@db1", Ready: p.Watches[0].Ready}, {Instance: "cache@c1", Ready: p.Watches[1].Ready}},
 		Principals: []Principal{
 			{"db1", []string{keyA, keyB}}, {"anykey", []string{"unexposed"}}, {"here", []string{"local"}},
 		},
@@ -91,7 +102,7 @@ func TestParsePolicy(t *testing.T) {
 	if r := p.Services[0].Ready; len(r) != 1 || r[0].Kind != probe.KindTCP || r[0].Target != "192.168.0.50:80" || r[0].Timeout != 3*time.Second {
 		t.Errorf("probes of web: %+v", r)
 	}
-	if p.Service("older") != &p.Services[2] || p.Service("none") != nil || p.Watch("oracle@db1") != &p.Watches[0] || p.Watch("web") != nil {
+	if p.Service("older") != &p.Services[4] || p.Service("none") != nil || p.Watch("oracle@db1") != &p.Watches[0] || p.Watch("web") != nil {
 		t.Error("Service or Watch finds the wrong one")
 	}
 	if d := parsed(t, "kido-policy 1\nhost h\n"); d.Timeout != DefaultTimeout || d.State != DefaultState {
@@ -159,7 +170,21 @@ func TestParsePolicyErrors(t *testing.T) {
 		{head + "service web command\nstart /a\n", "line 3: service web: a command service needs"},
 		{head + web + web, "line 7: service web is on line 3 already"},
 		{head + web + "stop /b\n", "line 7: stop of service web is on line 5 already"},
-		{head + "service web sysv httpd\nstart /a\n", "line 4: start: a sysv service is told by /etc/init.d/httpd"},
+		{head + "service web sysv httpd\nstart /a\n", "line 4: start: sysv itself knows this of httpd: drop this line"},
+		{head + "service web systemd httpd\n", "line 3: unit httpd: write it whole, as in httpd.service"},
+		{head + "service web systemd ../httpd.service\n", "line 3: unit ../httpd.service: a unit's name is"},
+		{head + "service web systemd\n", "service web systemd UNIT"},
+		{head + "service web openrc\n", "service web openrc SCRIPT"},
+		{head + "service web systemd a.service\npidfile /p\n", "line 4: pidfile: systemd itself knows this of a.service"},
+		{head + web + "wait 1 2\n", "line 7: a wait line is"},
+		{head + web + "wait 0 1 start\n", "line 7: a wait line is"},
+		{head + web + "wait 1 1 stop\n", "line 7: a wait line is"},
+		{head + web + "wait 1 1 start\nwait 1 1 start\n", "line 8: wait of service web is on line 7 already"},
+		{head + web + "await o@d\n", "line 7: await stands before its wait"},
+		{head + web + "wait 1 1 start\nawait\n", "line 8: an await line is"},
+		{head + web + "wait 1 1 start\nawait o@d\n", "line 8: await o@d of service web: there is no watch o@d"},
+		{head + web + "wait 1 1 start\nawait o@d\nawait o@d\n", "line 9: await o@d of service web is on line 8 already"},
+		{head + "watch o@d\nawait o@d\n", "a watch takes only"},
 		{head + "service web command\nstart web\n", "line 4: start: web is not an absolute path"},
 		{head + web + "ready tpc 1.2.3.4:5\n", "line 7: ready: "},
 		{head + "watch oracle\n", "write SERVICE@HOST"},

@@ -42,6 +42,7 @@ const (
 	recovering              // storing what became of an intent
 	intending               // storing the intent of an attempt
 	settling                // looking whether an attempt worked
+	releasing               // storing the basis of a held start, and looking whether it came up
 	finishing               // storing the last record: then reply
 )
 
@@ -63,7 +64,10 @@ type Look struct {
 	Token string        // "" unless State is up and the incarnation is known
 	Age   time.Duration // for people
 	Word  string
-	Err   string // the adapter could not look; State is "" then
+	// Held says that init is about to start it, and a [Waiter] holds that back;
+	// State is down then.
+	Held bool
+	Err  string // the adapter could not look; State is "" then
 }
 
 func (l Look) up() bool { return l.State == wire.StateUp && l.Token != "" }
@@ -125,8 +129,10 @@ type (
 	Prepare struct{ Do initsys.Action } // → Prepared
 	Go      struct{}                    // let the prepared job begin → Gone
 	Await   struct{}                    // its end → Ended
-	Settle  struct{ Up bool }           // look until it is so, bounded → Looked
-	Answer  struct{ Reply wire.Reply }  // give the job and the lock back, then reply: the end
+	// Settle looks until it is so, bounded, → Looked. Released: it is init's own
+	// start that is waited for, and may take as long as a job.
+	Settle struct{ Up, Released bool }
+	Answer struct{ Reply wire.Reply } // give the job and the lock back, then reply: the end
 )
 
 func (Begin) event()    {}
@@ -179,6 +185,8 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 			return m.answerStatus()
 		case m.at == settling:
 			return m.settled()
+		case m.at == releasing:
+			return m.released()
 		case ev.Waiting:
 			return m.reply(wire.CodeBusy, "init is still at work on it")
 		default:
@@ -325,7 +333,7 @@ func (m Machine) recover() (Machine, Effect) {
 	if m.tokenless() {
 		return m.reply(wire.CodeBusy, "it is up, but its incarnation cannot be told yet: "+m.look.Word)
 	}
-	if in == nil {
+	if in == nil || m.look.Held { // a held start serves an intent as well: see release
 		return m.decide()
 	}
 	if r, ok := m.concluded(); ok {
@@ -359,6 +367,8 @@ func (m Machine) decide() (Machine, Effect) {
 	}
 	// The explicit verbs. What is so already needs no compare-and-set.
 	switch {
+	case m.look.Held && m.q.Verb != wire.VerbReload && m.q.Generation == m.loadedAt:
+		return m.release()
 	case m.q.Verb == wire.VerbStart && running:
 		return m.achieved("it is up")
 	case m.q.Verb == wire.VerbRestart && m.look.up() && m.look.Token != m.q.Own:
@@ -388,6 +398,8 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 		return m.achieved("its basis is current")
 	case !m.rec.Basis.Equal(m.q.Expect):
 		return m.reply(wire.CodeStale, "its basis has changed since you looked")
+	case m.look.Held:
+		return m.release()
 	case !running && m.onPurpose():
 		if same {
 			return m.reply(wire.CodeWaived, "it was stopped on purpose")
@@ -406,6 +418,30 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 	}
 }
 
+// release serves a request by the start that init has begun and a waiter holds
+// back: it comes after the new basis was read ready, so that basis is its own.
+// The waiter sees the record change, and lets the start go.
+func (m Machine) release() (Machine, Effect) {
+	r := m.rec
+	r.Intent, r.Wanted, r.Seen, r.Basis = nil, wire.WantedUp, m.look.State, m.q.New
+	return m.store(releasing, r)
+}
+
+// released judges by the instance what became of the start that was let go.
+func (m Machine) released() (Machine, Effect) {
+	if !m.look.up() {
+		return m.reply(wire.CodeFailed, fmt.Sprintf("its own start, which was held, did not bring it up: it is %s%s", m.look.State, colon(m.look.Word)))
+	}
+	return m.reply(wire.CodeDone, "its own start had waited for this")
+}
+
+func colon(word string) string {
+	if word == "" {
+		return ""
+	}
+	return ": " + word
+}
+
 // onPurpose tells an instance that is down because someone wants it down from
 // one that failed or that a run has stopped and still owes the start.
 func (m Machine) onPurpose() bool {
@@ -418,7 +454,7 @@ func (m Machine) wanted() wire.Wanted {
 	switch {
 	case m.look.State == wire.StateUp, m.look.State == wire.StateBlind:
 		return wire.WantedUp
-	case m.rec.Wanted == wire.WantedHeld:
+	case m.rec.Wanted == wire.WantedHeld, m.look.Held:
 		return wire.WantedHeld
 	case m.rec.Intent != nil:
 		return wire.WantedUp // owed its start
@@ -438,12 +474,12 @@ func (m Machine) stop(running bool) (Machine, Effect) {
 	switch {
 	case m.look.State == wire.StateBlind:
 		return m.reply(wire.CodeInvalid, "a plain target runs its one command: it cannot be stopped")
-	case !running && (m.q.Hold || m.rec.Wanted == want && m.look.State == wire.StateDown):
+	case !running && (m.q.Hold || m.rec.Wanted == want && m.look.State == wire.StateDown && !m.look.Held):
 		// A hold starts nothing later that was not up before.
 		return m.achieved("it is down")
 	case m.q.Generation != m.loadedAt:
 		return m.reply(wire.CodeStale, "its record has changed since you looked")
-	case m.look.State == wire.StateDown:
+	case m.look.State == wire.StateDown && !m.look.Held:
 		r := m.rec
 		r.Wanted, r.Seen = want, m.look.State
 		return m.store(finishing, r)
@@ -538,6 +574,8 @@ func (m Machine) stored(ev Stored) (Machine, Effect) {
 		return m, Go{}
 	case recovering:
 		return m.decide()
+	case releasing:
+		return m, Settle{Up: true, Released: true}
 	}
 	switch {
 	case m.word != "":

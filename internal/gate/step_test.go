@@ -22,6 +22,8 @@ type world struct {
 	broken   bool           // starts fail
 	deaf     bool           // restarts report success and do nothing
 	fullDisk bool
+	waiter   bool // init has begun to start it, and a waiter holds that back
+	seen     int  // the generation that the waiter has seen
 }
 
 func (w *world) token() string {
@@ -31,7 +33,37 @@ func (w *world) token() string {
 	return fmt.Sprintf("life:%d", w.life)
 }
 
-func (w *world) look() Look { return Look{State: w.state, Token: w.token()} }
+func (w *world) look() Look {
+	if w.waiter {
+		return Look{State: wire.StateDown, Held: true}
+	}
+	return Look{State: w.state, Token: w.token()}
+}
+
+// wait lets the waiter look at the record, and init start what it lets go.
+func (w *world) wait(t *testing.T) {
+	t.Helper()
+	if r := w.record(t); w.waiter && int(r.Generation) != w.seen {
+		w.letGo()
+	}
+}
+
+func (w *world) letGo() {
+	w.waiter = false
+	if w.state = wire.StateFailed; !w.broken {
+		w.state = wire.StateUp
+		w.life++
+	}
+}
+
+func (w *world) record(t *testing.T) Record {
+	t.Helper()
+	r, err := ParseRecord(w.disk, "web@web1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
 
 // finish lets init end what it was told.
 func (w *world) finish() {
@@ -95,6 +127,9 @@ func (w *world) perform(e Effect) Event {
 		w.finish()
 		return Ended{}
 	case Settle:
+		if e.Released && w.waiter {
+			w.letGo()
+		}
 		return Looked{Look: w.look()}
 	}
 	panic(fmt.Sprintf("no such effect: %T", e))

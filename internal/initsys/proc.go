@@ -49,6 +49,19 @@ func (c Child) Token() string {
 	return c.Boot + ":" + strconv.Itoa(c.PID) + ":" + strconv.FormatUint(c.Start, 10)
 }
 
+// ParseToken finds the process that a token names; ok is false where it names
+// none, as those of systemd do.
+func ParseToken(token string) (c Child, ok bool) {
+	f := strings.Split(token, ":")
+	if len(f) != 3 {
+		return Child{}, false
+	}
+	pid, err := strconv.Atoi(f[1])
+	start, serr := strconv.ParseUint(f[2], 10, 64)
+	c = Child{Boot: f[0], PID: pid, Start: start}
+	return c, err == nil && serr == nil && c.Token() == token
+}
+
 // Alive reports whether c still runs: same boot, same number, same start time,
 // and not only waiting to be reaped. It fails where that cannot be seen.
 func (c Child) Alive() (bool, error) {

@@ -144,7 +144,7 @@ func stateWord(s *wire.Status) string {
 	switch s.State {
 	case wire.StateDown:
 		if s.Wanted == wire.WantedHeld {
-			return "it is held: a run that stopped it still owes its start"
+			return cmp.Or(s.Word, "it is held: a run that stopped it still owes its start")
 		}
 		return "it is down"
 	case wire.StateFailed:

@@ -15,13 +15,13 @@ func (r *Run) act(s *step, c choice) {
 	case c.end != "":
 		r.end(s, c.end, c.word, c.hint)
 	case c.retry:
-		r.retry(s, c.word, c.hint, false)
+		r.retry(s, failure{word: c.word, hint: c.hint, silent: c.silent})
 	case c.wait != "":
 		r.wait(s, c.wait, c.word, c.every)
 	case s.changes >= maxChanges && r.opts.KeepTrying:
 		s.changes = 0
 		s.attempt = max(s.attempt, s.svc.Retry.Attempts) // a long pause
-		r.retry(s, c.word, "", true)
+		r.retry(s, failure{word: c.word, acted: true})
 	case s.changes >= maxChanges:
 		r.end(s, PhaseFailed, fmt.Sprintf("it was seen to %d times and is not as it should be: %s", s.changes, c.word),
 			"see whether an upstream restarts again and again; then: kido up "+s.Name)
@@ -88,7 +88,7 @@ func (r *Run) replied(s *step, in Answered) {
 	case wire.CodeAlready, wire.CodeWaived, wire.CodeStale: // the next look tells what is so now
 		if s.losses++; s.losses > maxLosses {
 			s.losses = 0
-			r.retry(s, in.Reply.Word, "", true)
+			r.retry(s, failure{word: in.Reply.Word, acted: true})
 		}
 	case wire.CodeBusy:
 		r.wait(s, PhaseBlocked, in.Reply.Word, 0)
@@ -111,14 +111,14 @@ func (r *Run) replied(s *step, in Answered) {
 			r.end(s, PhaseFailed, word, in.Hint)
 			return
 		}
-		r.retry(s, word, in.Hint, true)
+		r.retry(s, failure{word: word, hint: in.Hint, acted: true, silent: in.Reply.Code == ""})
 	}
 }
 
 // wait looks again after a pause, until the deadline.
 func (r *Run) wait(s *step, phase Phase, word string, every time.Duration) {
 	if r.now >= s.deadline {
-		r.retry(s, fmt.Sprintf("not ready in %s: %s", s.patience, word), "", false)
+		r.retry(s, failure{word: fmt.Sprintf("not ready in %s: %s", s.patience, word)})
 		return
 	}
 	if !s.sent {
@@ -132,13 +132,20 @@ func (r *Run) wait(s *step, phase Phase, word string, every time.Duration) {
 	r.enter(s, phase, word, false)
 }
 
+// failure is why an attempt came to nothing.
+type failure struct {
+	word, hint string
+	acted      bool // a request was sent
+	silent     bool // the host did not answer
+}
+
 // retry uses up an attempt: the next one comes after a jittered delay that
 // doubles, unless there is none.
-func (r *Run) retry(s *step, word, hint string, acted bool) {
+func (r *Run) retry(s *step, f failure) {
 	s.attempt++
-	late := r.now >= s.deadline && !acted
+	late := r.now >= s.deadline && !f.acted
 	if (s.attempt >= s.svc.Retry.Attempts || late) && !r.opts.KeepTrying {
-		r.end(s, PhaseFailed, word, hint)
+		r.end(s, PhaseFailed, f.word, f.hint)
 		return
 	}
 	if !s.sent {
@@ -149,14 +156,19 @@ func (r *Run) retry(s *step, word, hint string, acted bool) {
 		delay *= 2
 	}
 	delay = min(delay, s.svc.Retry.Max)
+	if w := s.svc.Wait; f.silent && r.opts.KeepTrying && !w.Off {
+		// Once the host is back, its service's own start is held only so long for
+		// a run to tell it of new incarnations.
+		delay = min(delay, max(w.Grace/3, minKnock))
+	}
 	delay = delay/2 + time.Duration(r.rng.Int64N(int64(delay/2)+1))
 	s.wake = r.now + delay
 	if late {
 		s.deadline = s.wake + s.patience
 	}
-	s.phase, s.word = PhaseRetry, word
+	s.phase, s.word = PhaseRetry, f.word
 	ev := s.event()
-	ev.Attempt, ev.Owes, ev.Hint = s.attempt, slices.Clone(s.owes), hint
+	ev.Attempt, ev.Owes, ev.Hint = s.attempt, slices.Clone(s.owes), f.hint
 	r.effects = append(r.effects, Publish{Event: Event{Run: r.id, Step: &ev}, Durable: true, After: delay})
 }
 

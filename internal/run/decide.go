@@ -17,6 +17,7 @@ type choice struct {
 	wait    Phase         // look again soon: blocked or settling
 	every   time.Duration // waiting: look again just then; 0: sooner at first
 	retry   bool          // the look itself failed: an attempt is used up
+	silent  bool          // with retry: the host did not answer
 	request *wire.Request // act
 	word    string
 	hint    string
@@ -39,7 +40,7 @@ func (s *step) unseen() (c choice, yes bool) {
 	case s.self.final:
 		return choice{end: PhaseFailed, word: word, hint: s.self.hint}, true
 	}
-	return choice{retry: true, word: word, hint: s.self.hint}, true
+	return choice{retry: true, silent: s.self.code == "", word: word, hint: s.self.hint}, true
 }
 
 // decide is what a step does after a survey.

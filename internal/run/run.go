@@ -31,6 +31,9 @@ const (
 	// maxChanges is how many times one step succeeds and has to act again,
 	// before it gives up: on a flapping upstream, or on a gate that lies.
 	maxChanges = 5
+	// minKnock is the shortest delay between two tries at a host that does not
+	// answer, however soon it is to be found back.
+	minKnock = time.Second
 	// maxLosses is how often a request may change nothing, because another
 	// runner was there first, before that counts as a failed attempt.
 	maxLosses = 20

@@ -119,12 +119,18 @@ func TestHostThatIsAway(t *testing.T) {
 	w.once()
 }
 
+// A host that is away is tried for as long as it takes, and so often that it
+// hears of what is new while the start of its services is yet held.
 func TestKeepTrying(t *testing.T) {
 	w := newWorld(t, 1, pair)
 	w.restartByHand(instance("db@h1"))
 	w.nodes[instance("web@h3")].cut = true
 	r := w.runner("run", plan.Request{Verb: plan.Announce, Targets: []string{"db"}}, run.Options{KeepTrying: true})
+	knock := w.topo.Site().Service("web").Wait.Grace / 3
 	for r.now < time.Hour {
+		if pause := r.wake - r.now; len(r.pending) == 0 && pause > knock {
+			w.fail("at %s it waits %s", r.now, pause)
+		}
 		if r.turn(faults{}) {
 			w.fail("it gave up after %s", r.now)
 		}

@@ -46,7 +46,14 @@ func (d *decoder) checkHosts(s *siteDraft, v *serviceDraft) {
 // fillAdapter fills in what an adapter's other values imply.
 func (d *decoder) fillAdapter(v *serviceDraft) {
 	switch a := &v.Adapter; a.Kind {
-	case KindSysV:
+	case KindSystemd:
+		if a.Unit != "" && !strings.HasSuffix(a.Unit, ".service") {
+			a.Unit += ".service"
+		}
+		if strings.Contains(a.Unit, "@.") {
+			d.errorf(v.adapterKey, "name an instance of it, as in "+strings.Replace(a.Unit, "@.", "@main.", 1), "systemd: %s is a template and never runs itself", a.Unit)
+		}
+	case KindSysV, KindOpenRC:
 		if v.pidfileKey == nil {
 			a.PIDFile = "/run/" + a.Unit + ".pid"
 		}
@@ -337,6 +344,9 @@ func (d *decoder) warn(s *siteDraft) {
 		d.kind, d.name = "service", v.Name
 		if dependents[i] > 0 && v.Ready == nil {
 			d.errorf(v.at, "ready then only means that init says up; add ready: {tcp: \":PORT\"}, for instance", "it has dependents but no readiness probe")
+		}
+		if v.Adapter.Kind == KindSystemd && v.Adapter.Unit == "postgresql.service" {
+			d.errorf(v.adapterKey, "name the cluster's own unit, as in postgresql@15-main (pg_lsclusters lists them)", "on Debian postgresql.service is an empty unit above the real ones: it stays up when a cluster dies, and knows nothing of its restarts")
 		}
 		if at := v.maxUnavailable.at; at != nil && len(v.Hosts) > 1 && v.MaxUnavailable >= len(v.Hosts) {
 			d.errorf(at, "all of it may be down at once", "max_unavailable is %d of %d instances", v.MaxUnavailable, len(v.Hosts))

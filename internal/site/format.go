@@ -24,6 +24,7 @@ type defaultsDraft struct {
 	maxUnavailable quantity
 	timeout        Timeouts
 	retry          Retry
+	wait           Wait
 	user           string
 	port           int
 }
@@ -100,6 +101,7 @@ var defaultsFields = []field[defaultsDraft]{
 	{"max_unavailable", func(d *decoder, n *node, f *defaultsDraft) { f.maxUnavailable = d.quantity(n, "max_unavailable") }},
 	{"timeout", func(d *decoder, n *node, f *defaultsDraft) { object(d, n, "timeout", timeoutFields, &f.timeout) }},
 	{"retry", func(d *decoder, n *node, f *defaultsDraft) { object(d, n, "retry", retryFields, &f.retry) }},
+	{"wait", func(d *decoder, n *node, f *defaultsDraft) { d.wait(n, &f.wait) }},
 	{"user", func(d *decoder, n *node, f *defaultsDraft) { f.user = d.user(n) }},
 	countField("port", 1, 65535, func(f *defaultsDraft) *int { return &f.port }),
 }
@@ -115,6 +117,34 @@ var retryFields = []field[Retry]{
 	countField("attempts", 1, 100, func(r *Retry) *int { return &r.Attempts }),
 	durationField("delay", func(r *Retry) *time.Duration { return &r.Delay }),
 	durationField("max", func(r *Retry) *time.Duration { return &r.Max }),
+}
+
+var waitFields = []field[Wait]{
+	durationField("timeout", func(w *Wait) *time.Duration { return &w.Timeout }),
+	durationField("grace", func(w *Wait) *time.Duration { return &w.Grace }),
+	{"otherwise", func(d *decoder, n *node, w *Wait) {
+		var word string
+		choose(d, n, "otherwise", &word, waitStart, waitLeave)
+		w.Leave = word == waitLeave
+	}},
+}
+
+const (
+	waitNone  = "none"
+	waitStart = "start"
+	waitLeave = "leave"
+)
+
+// wait reads how a start is held: "none", or a mapping.
+func (d *decoder) wait(n *node, w *Wait) {
+	if n.kind == mapping {
+		w.Off = false
+		object(d, n, "wait", waitFields, w)
+		return
+	}
+	var word string
+	choose(d, n, "wait", &word, waitNone)
+	w.Off = word == waitNone
 }
 
 var hostFields = []field[hostDraft]{
@@ -164,6 +194,7 @@ var serviceFields = []field[serviceDraft]{
 	countField("max_failures", 1, 1_000_000, func(s *serviceDraft) *int { return &s.MaxFailures }),
 	{"timeout", func(d *decoder, n *node, s *serviceDraft) { object(d, n, "timeout", timeoutFields, &s.Timeout) }},
 	{"retry", func(d *decoder, n *node, s *serviceDraft) { object(d, n, "retry", retryFields, &s.Retry) }},
+	{"wait", func(d *decoder, n *node, s *serviceDraft) { d.wait(n, &s.Wait) }},
 }
 
 var commandFields = []field[Adapter]{

@@ -81,6 +81,7 @@ func (d *decoder) parse() *siteDraft {
 		maxUnavailable: quantity{value: 1},
 		timeout:        Timeouts{Start: 90 * time.Second, Stop: 90 * time.Second, Ready: 300 * time.Second, Connect: 10 * time.Second},
 		retry:          Retry{Attempts: 4, Delay: time.Second, Max: 30 * time.Second},
+		wait:           Wait{Timeout: 300 * time.Second, Grace: 10 * time.Second},
 		user:           "kido",
 		port:           22,
 	}
@@ -135,7 +136,7 @@ func (d *decoder) services(n *node, defaults defaultsDraft, s *siteDraft) {
 		d.kind, d.name = "service", name.value
 		d.checkName(name, "service")
 		v := serviceDraft{
-			Service:        &Service{Name: name.value, Line: name.line, Timeout: defaults.timeout, Retry: defaults.retry},
+			Service:        &Service{Name: name.value, Line: name.line, Timeout: defaults.timeout, Retry: defaults.retry, Wait: defaults.wait},
 			at:             name,
 			maxUnavailable: defaults.maxUnavailable,
 		}
@@ -161,8 +162,8 @@ func (d *decoder) missing(v *serviceDraft) {
 	switch a := &v.Adapter; {
 	case v.adapterKey == nil:
 		d.errorf(v.at, "give it exactly one of systemd, sysv, openrc, command and plain", "it has no adapter")
-	case v.pidfileKey != nil && a.Kind != KindCommand && a.Kind != KindSysV:
-		d.errorf(v.pidfileKey, "", "pidfile goes with command and sysv, not with %s", a.Kind)
+	case v.pidfileKey != nil && (a.Kind == KindSystemd || a.Kind == KindPlain):
+		d.errorf(v.pidfileKey, "", "pidfile goes with command, sysv and openrc, not with %s", a.Kind)
 	case v.pidfileKey == nil && a.Kind == KindCommand:
 		d.errorf(v.at, "the main process's number and start time tell one incarnation from the next", "command needs a pidfile")
 	}

@@ -109,7 +109,7 @@ func dump(s *Site) string {
 		for _, d := range v.After {
 			fmt.Fprintf(&b, "  %+v\n", d)
 		}
-		fmt.Fprintf(&b, "  stop after %q conflicts %q unavailable %d failures %d\n  %+v %+v\n", v.StopAfter, v.Conflicts, v.MaxUnavailable, v.MaxFailures, v.Timeout, v.Retry)
+		fmt.Fprintf(&b, "  stop after %q conflicts %q unavailable %d failures %d\n  %+v %+v wait %+v\n", v.StopAfter, v.Conflicts, v.MaxUnavailable, v.MaxFailures, v.Timeout, v.Retry, v.Wait)
 	}
 	for _, g := range s.groupNames() {
 		fmt.Fprintf(&b, "group %s: %q\n", g, s.Groups[g])
@@ -162,7 +162,7 @@ func consistent(t *testing.T, s *Site) {
 			check(s.Service(name) != nil && slices.Contains(s.Service(name).Conflicts, v.Name), "%s: conflicts with %q", v.Name, name)
 		}
 		check(v.MaxUnavailable > 0 && v.MaxFailures > 0 && v.Retry.Attempts > 0, "%s: limits %+v", v.Name, v)
-		check(min(v.Timeout.Start, v.Timeout.Stop, v.Timeout.Ready, v.Timeout.Connect, v.Retry.Delay, v.Retry.Max) > 0, "%s: times %+v %+v", v.Name, v.Timeout, v.Retry)
+		check(min(v.Timeout.Start, v.Timeout.Stop, v.Timeout.Ready, v.Timeout.Connect, v.Retry.Delay, v.Retry.Max, v.Wait.Timeout, v.Wait.Grace) > 0, "%s: times %+v %+v", v.Name, v.Timeout, v.Retry)
 		for _, p := range v.Ready {
 			check((p.TCP != "") != (p.HTTP != "") != (p.Exec != nil) && p.Interval > 0 && p.Timeout > 0 && p.Successes > 0 && p.From != "", "%s: probe %+v", v.Name, p)
 		}
@@ -170,7 +170,7 @@ func consistent(t *testing.T, s *Site) {
 		check(a.Kind == KindPlain == (a.Key != "" && a.User != "" && a.Action != ""), "%s: %+v", v.Name, a)
 		check(a.Kind == KindCommand == (a.Start != nil && a.Stop != nil), "%s: %+v", v.Name, a)
 		check(slices.Contains([]AdapterKind{KindSystemd, KindSysV, KindOpenRC}, a.Kind) == (a.Unit != ""), "%s: %+v", v.Name, a)
-		check(slices.Contains([]AdapterKind{KindCommand, KindSysV}, a.Kind) == (a.PIDFile != ""), "%s: %+v", v.Name, a)
+		check(slices.Contains([]AdapterKind{KindCommand, KindSysV, KindOpenRC}, a.Kind) == (a.PIDFile != ""), "%s: %+v", v.Name, a)
 	}
 	for group, members := range s.Groups {
 		check(s.Service(group) == nil && slices.IsSorted(members), "group %s", group)

@@ -56,21 +56,22 @@ type Service struct {
 
 	Timeout Timeouts
 	Retry   Retry
+	Wait    Wait
 }
 
 // Adapter says how a host's init knows a service. Exactly one kind is set.
 type Adapter struct {
 	Kind AdapterKind
-	Unit string // KindSystemd, KindSysV, KindOpenRC: the unit's or script's name
+	Unit string // KindSystemd: the unit's whole name; KindSysV, KindOpenRC: the script's
 
 	// Commands of KindCommand: argv, the program as an absolute path. Start and
 	// Stop are required; without Restart it is stop, then start; without Reload
 	// there is no reload; without Status the pid file tells.
 	Start, Stop, Restart, Reload, Status []string
 
-	// PIDFile (KindCommand, KindSysV) holds the main process's number: with its
-	// start time it is the incarnation. KindCommand requires it; KindSysV
-	// defaults to /run/UNIT.pid.
+	// PIDFile (KindCommand, KindSysV, KindOpenRC) holds the main process's
+	// number: with its start time it is the incarnation. KindCommand requires it;
+	// the others default to /run/UNIT.pid.
 	PIDFile string
 
 	// Action (KindPlain) is what the fixed command behind the key does, as far
@@ -166,6 +167,17 @@ type Timeouts struct {
 	Stop    time.Duration // init's stop job; default 90s
 	Ready   time.Duration // from up to ready: the start deadline; default 300s
 	Connect time.Duration // TCP and SSH handshake together; default 10s
+}
+
+// Wait is how the start of an instance by its own host's init, at boot, is held
+// until its upstreams are ready.
+type Wait struct {
+	Off     bool          // it is not held
+	Timeout time.Duration // at most so long; default 300s
+	// Grace is how long a run may take to reach the host, and tell it of a new
+	// incarnation, once the upstreams answer; default 10s.
+	Grace time.Duration
+	Leave bool // after Timeout it is left down, until a run starts it; default: it is started
 }
 
 // Retry of a failed step.

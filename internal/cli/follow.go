@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"kido/internal/initsys"
+	"kido/internal/plan"
+	"kido/internal/site"
+	"kido/internal/wire"
+)
+
+const (
+	// followPause is the longest pause between two looks at an instance that is
+	// down, or whose token names no process that could be waited for.
+	followPause = 2 * time.Second
+	// followTime bounds one look.
+	followTime = 30 * time.Second
+)
+
+// errAnew ends an announcement that is overtaken by the next start.
+var errAnew = errors.New("a target was started anew")
+
+// follow announces the targets, and does so again whenever one of those on this
+// host was started anew: by whomever, for an init that restarts nothing along
+// with them. An announcement that still has debts by then is overtaken: what it
+// owes, the next one owes too.
+func (a *app) follow(ctx context.Context, q plan.Request, f runFlags) error {
+	topo, targets, fleet, err := a.reach(q.Targets)
+	if err != nil {
+		return err
+	}
+	defer fleet.close()
+	var here []site.Instance
+	for _, i := range targets {
+		if i.Host == fleet.here && topo.Site().Service(i.Service).Adapter.Kind != site.KindPlain {
+			here = append(here, i)
+		}
+	}
+	if len(here) == 0 {
+		return usageError("run it at their host, where the gate has a policy; see --here", "kido announce --follow: none of the targets runs on this host")
+	}
+	lives := fleet.lives(ctx, here)
+	for {
+		life, end := context.WithCancelCause(ctx)
+		next := make(chan map[site.Instance]string, 1)
+		go func() {
+			next <- fleet.nextLives(ctx, here, lives)
+			end(errAnew)
+		}()
+		err := a.act(life, q, f)
+		if bad, ok := errors.AsType[*failure](err); ok && bad.status == exitUsage {
+			end(nil)
+			return err
+		}
+		<-life.Done()
+		if ctx.Err() != nil {
+			return err
+		}
+		lives = <-next
+	}
+}
+
+// lives are the tokens of instances of this host, "" for one that is not up or
+// cannot be told.
+func (f *fleet) lives(ctx context.Context, here []site.Instance) map[site.Instance]string {
+	ctx, cancel := context.WithTimeout(ctx, followTime)
+	defer cancel()
+	all := map[site.Instance]string{}
+	for _, i := range here {
+		all[i] = ""
+		r, err := f.Call(ctx, i.Host, wire.Request{Verb: wire.VerbStatus, Service: i.Service})
+		if err == nil && r.Status != nil {
+			all[i] = r.Status.Token
+		}
+	}
+	return all
+}
+
+// nextLives returns once an instance is up in another life than before, or ctx
+// ends.
+func (f *fleet) nextLives(ctx context.Context, here []site.Instance, before map[site.Instance]string) map[site.Instance]string {
+	firstEnd(ctx, before)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for pause := followPause / 20; ; pause = min(2*pause, followPause) {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return before
+		}
+		now := f.lives(ctx, here)
+		for i, token := range now {
+			if token != "" && token != before[i] {
+				return now
+			}
+		}
+		timer.Reset(pause)
+	}
+}
+
+// firstEnd returns once the first of the lives has ended, ctx has, or a token
+// names no process that could be waited for.
+func firstEnd(ctx context.Context, lives map[site.Instance]string) {
+	var processes []initsys.Child
+	for _, token := range lives {
+		c, ok := initsys.ParseToken(token)
+		if !ok {
+			return
+		}
+		processes = append(processes, c)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, c := range processes {
+		go func() {
+			_ = c.Wait(ctx) // one that cannot be waited for is looked at instead
+			cancel()
+		}()
+	}
+	<-ctx.Done()
+}
