@@ -152,7 +152,7 @@ No machine at hand? Try: kido demo`,
 	}{
 		{"look", "Look, change nothing:", []*cobra.Command{a.check(), a.graph(), a.plan(), a.status()}},
 		{"act", "Act:", append(a.verbs(), a.resume())},
-		{"set", "Set up:", []*cobra.Command{a.keys(), a.policyCommand(), a.demo()}},
+		{"set", "Set up:", []*cobra.Command{a.enroll(), a.keys(), a.install(), a.policyCommand(), a.demo()}},
 		{"more", "More:", []*cobra.Command{a.completion(), a.version()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})

@@ -14,6 +14,7 @@ import (
 
 	"kido/internal/gate"
 	"kido/internal/initsys"
+	"kido/internal/install"
 	"kido/internal/plan"
 	"kido/internal/probe"
 	"kido/internal/probe/netprobe"
@@ -184,7 +185,7 @@ func (f *fleet) plainCall(ctx context.Context, v *site.Service, host string, q w
 		Name: i.String(), Key: i.String(), Dir: f.plain, Timeout: v.Timeout.Start,
 		Unit: unit,
 		Ready: func(ctx context.Context) (bool, string) {
-			for _, p := range probesOf(f.site, v, host, site.FromHost) {
+			for _, p := range install.Probes(f.site, v, host, site.FromHost) {
 				if a := f.prober.Try(ctx, p); !a.Ready {
 					return false, a.Word
 				}

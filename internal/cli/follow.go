@@ -15,8 +15,17 @@ const (
 	// followPause is the longest pause between two looks at an instance that is
 	// down, or whose token names no process that could be waited for.
 	followPause = 2 * time.Second
+	// followRetry is the pause before what was given up is tried again, as long as
+	// systemd's before it starts its unit anew.
+	followRetry = 10 * time.Second
 	// followTime bounds one look.
 	followTime = 30 * time.Second
+)
+
+// The values of --follow.
+const (
+	followNow  = "now"  // the present life is announced, and all that come
+	followNext = "next" // only those that come
 )
 
 // errAnew ends an announcement that is overtaken by the next start.
@@ -27,6 +36,9 @@ var errAnew = errors.New("a target was started anew")
 // with them. An announcement that still has debts by then is overtaken: what it
 // owes, the next one owes too.
 func (a *app) follow(ctx context.Context, q plan.Request, f runFlags) error {
+	if f.follow != followNow && f.follow != followNext {
+		return usageError("use: --follow, or --follow=next", "no such way to follow: %q", f.follow)
+	}
 	topo, targets, fleet, err := a.reach(q.Targets)
 	if err != nil {
 		return err
@@ -42,14 +54,17 @@ func (a *app) follow(ctx context.Context, q plan.Request, f runFlags) error {
 		return usageError("run it at their host, where the gate has a policy; see --here", "kido announce --follow: none of the targets runs on this host")
 	}
 	lives := fleet.lives(ctx, here)
-	for {
+	for announce := f.follow == followNow; ; announce = true {
 		life, end := context.WithCancelCause(ctx)
 		next := make(chan map[site.Instance]string, 1)
 		go func() {
 			next <- fleet.nextLives(ctx, here, lives)
 			end(errAnew)
 		}()
-		err := a.act(life, q, f)
+		var err error
+		if announce {
+			err = a.announceLife(life, q, f)
+		}
 		if bad, ok := errors.AsType[*failure](err); ok && bad.status == exitUsage {
 			end(nil)
 			return err
@@ -59,6 +74,23 @@ func (a *app) follow(ctx context.Context, q plan.Request, f runFlags) error {
 			return err
 		}
 		lives = <-next
+	}
+}
+
+// announceLife announces until nothing is owed any more, or the life has ended:
+// what a run gives up may be mended by then, as a refused key is by enrolment.
+func (a *app) announceLife(life context.Context, q plan.Request, f runFlags) error {
+	for {
+		err := a.act(life, q, f)
+		bad, ok := errors.AsType[*failure](err)
+		if err == nil || life.Err() != nil || ok && bad.status == exitUsage {
+			return err
+		}
+		select {
+		case <-time.After(followRetry):
+		case <-life.Done():
+			return err
+		}
 	}
 }
 

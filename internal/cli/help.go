@@ -129,6 +129,9 @@ missing; there may be more fields than these.
   keys new     one object: identity (file), public, fingerprint
   keys line    one object: host, line
   keys pin     one object: host, file, fingerprint
+  install      one object: host, changed and commands (with --print what would
+               be), files (--print: path, mode, owner, text or from),
+               publicKey, hostKeys, warnings
   policy       one object: host, policy
   version      one object: version, go, protocol
 

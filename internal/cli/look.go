@@ -52,11 +52,6 @@ For editors: kido check --schema > site.schema.json`,
 					fmt.Fprintln(a.stderr, "warning:", w.Detail())
 				}
 			}
-			for _, v := range s.Services {
-				if k := v.Adapter.Kind; k == site.KindSystemd || k == site.KindOpenRC {
-					fmt.Fprintf(a.stderr, "warning: %s:%d: service %s: this version of kido-gate has no %s adapter yet: use sysv or command\n", s.File, v.Line, v.Name, k)
-				}
-			}
 			topo := plan.New(s)
 			fmt.Fprintf(a.text(), "%s: good: %s, %s, %s\n", s.File, count(len(s.Hosts), "host", ""), count(len(s.Services), "service", ""), count(len(topo.Instances()), "instance", ""))
 			return nil

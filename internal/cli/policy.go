@@ -2,17 +2,14 @@ package cli
 
 import (
 	"fmt"
-	"net"
-	"net/url"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"kido/internal/gate"
+	"kido/internal/install"
 	"kido/internal/keys"
-	"kido/internal/plan"
-	"kido/internal/probe"
 	"kido/internal/site"
-	"kido/internal/wire"
 )
 
 func (a *app) policyCommand() *cobra.Command {
@@ -22,8 +19,12 @@ func (a *app) policyCommand() *cobra.Command {
 		Use:   "policy HOST",
 		Short: "print the policy that belongs at a host's gate",
 		Long: `Print what belongs in /etc/kido/policy at HOST, owned by root and mode 0644:
-the services of that host, how their init knows them, their probes, and that the
-key of this site may use them. Nothing is connected to.
+the services of that host, how their init knows them, their probes, and who may
+use them. Nothing is connected to.
+
+With public keys in a folder keys beside the site file it is the policy that
+kido install writes: each person's key may do everything, each host's only what
+its own announcements need. Without, or with --key, one key may do everything.
 
 The policy is all that a key can reach: look it over before you put it there.`,
 		Example: "  kido policy web1 > policy.web1",
@@ -36,27 +37,11 @@ The policy is all that a key can reach: look it over before you put it there.`,
 			if _, err := hostOf(s, args[0]); err != nil {
 				return err
 			}
-			var public string
-			if runner == "" {
-				public, err = publicKey(s.Identity)
-			} else {
-				public, err = readKey(runner)
-			}
+			p, warnings, err := policyOf(s, args[0], runner, unexposed)
 			if err != nil {
 				return err
 			}
-			fingerprint, err := keys.Fingerprint(public)
-			if err != nil {
-				return usageError("name the public key file of the site's runner: --key FILE", "%s: %w", runner, err)
-			}
-			identities := []string{fingerprint}
-			if unexposed {
-				identities = append(identities, gate.IdentityUnexposed)
-			}
-			p, err := policyFor(s, args[0], identities)
-			if err != nil {
-				return err
-			}
+			a.warnText(warnings)
 			if a.json() {
 				return a.writeJSON(map[string]string{"host": p.Host, "policy": p.Format()})
 			}
@@ -70,111 +55,44 @@ The policy is all that a key can reach: look it over before you put it there.`,
 	return c
 }
 
-// policyFor is the policy of one host as the site has it.
-func policyFor(s *site.Site, host string, identities []string) (*gate.Policy, error) {
-	p := &gate.Policy{
-		Host: host, State: gate.DefaultState, Timeout: gate.DefaultTimeout,
-		Principals: []gate.Principal{
-			{Name: "runner", Identities: identities},
-			{Name: "here", Identities: []string{gate.IdentityLocal}},
-		},
-	}
-	var verbs []wire.Verb
-	for _, v := range wire.Verbs() {
-		if v != wire.VerbProbe {
-			verbs = append(verbs, v)
+// policyOf is the policy of a host for the keys that are known, or for one.
+func policyOf(s *site.Site, host, runner string, unexposed bool) (*gate.Policy, []string, error) {
+	var public string
+	if runner == "" {
+		ring, err := keyring(s)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !ring.Empty() && !unexposed {
+			p, warnings := install.PolicyOf(s, host, ring)
+			return p, warnings, nil
+		}
+		if public, err = publicKey(s.Identity); err != nil {
+			return nil, nil, err
+		}
+	} else {
+		var err error
+		if public, err = readKey(runner); err != nil {
+			return nil, nil, err
 		}
 	}
-	for _, v := range s.Services {
-		for _, i := range v.Instances() {
-			if i.Host != host || v.Adapter.Kind == site.KindPlain {
-				continue
-			}
-			switch v.Adapter.Kind {
-			case site.KindCommand, site.KindSysV:
-			default:
-				return nil, usageError("use sysv or command for now", "service %s: this version of kido-gate has no %s adapter yet", v.Name, v.Adapter.Kind)
-			}
-			p.Timeout = max(p.Timeout, v.Timeout.Start, v.Timeout.Stop)
-			p.Services = append(p.Services, gate.PolicyService{
-				Name: v.Name, Adapter: string(v.Adapter.Kind), Unit: v.Adapter.Unit,
-				Start: v.Adapter.Start, Stop: v.Adapter.Stop, Restart: v.Adapter.Restart,
-				Reload: v.Adapter.Reload, Status: v.Adapter.Status, PIDFile: v.Adapter.PIDFile,
-				Ready: probesOf(s, v, host, site.FromHost),
-			})
-			for _, who := range p.Principals {
-				p.Grants = append(p.Grants, gate.Grant{Principal: who.Name, Service: v.Name, Verbs: verbs})
-			}
-		}
+	fingerprint, err := keys.Fingerprint(public)
+	if err != nil {
+		return nil, nil, usageError("name the public key file of the site's runner: --key FILE", "%s: %w", runner, err)
 	}
-	for _, w := range watches(s, host) {
-		p.Watches = append(p.Watches, w)
-		for _, who := range p.Principals {
-			p.Grants = append(p.Grants, gate.Grant{Principal: who.Name, Service: w.Instance, Verbs: []wire.Verb{wire.VerbProbe}})
-		}
+	identities := []string{fingerprint}
+	if unexposed {
+		identities = append(identities, gate.IdentityUnexposed)
 	}
-	return p, nil
+	p, warnings := install.PolicyFor(s, host, identities)
+	return p, warnings, nil
 }
 
-// watches lists the upstream instances that are probed from a host.
-func watches(s *site.Site, host string) []gate.Watch {
-	var all []gate.Watch
-	seen := map[site.Instance]bool{}
-	topo := plan.New(s)
-	for _, i := range topo.Instances() {
-		if i.Host != host {
-			continue
-		}
-		for _, u := range topo.ProbedFrom(i) {
-			if seen[u] {
-				continue
-			}
-			seen[u] = true
-			all = append(all, gate.Watch{Instance: u.String(), Ready: probesOf(s, s.Service(u.Service), u.Host, site.FromDependent)})
-		}
+// keyring reads the public keys beside the site file.
+func keyring(s *site.Site) (*install.Keyring, error) {
+	ring, err := install.LoadKeyring(filepath.Join(filepath.Dir(s.File), "keys"), s)
+	if err != nil {
+		return nil, &failure{status: exitUsage, err: err}
 	}
-	return all
-}
-
-// probesOf lists the probes of a service's instance that are to be asked from a
-// place, with every address filled in.
-func probesOf(s *site.Site, v *site.Service, host string, from site.ProbeFrom) []probe.Spec {
-	address := s.Host(host).Address
-	var specs []probe.Spec
-	for _, p := range v.Ready {
-		if p.From != from {
-			continue
-		}
-		spec := probe.Spec{Status: p.Status, Timeout: p.Timeout}
-		switch {
-		case p.TCP != "":
-			spec.Kind, spec.Target = probe.KindTCP, fill(p.TCP, address)
-		case p.HTTP != "":
-			u, err := url.Parse(p.HTTP)
-			if err != nil {
-				continue // package site does not let such a probe pass
-			}
-			u.Host = fill(u.Host, address)
-			spec.Kind, spec.Target = probe.Kind(u.Scheme), u.String()
-		default:
-			spec.Kind, spec.Argv = probe.KindExec, p.Exec
-		}
-		specs = append(specs, spec)
-	}
-	return specs
-}
-
-// fill puts the instance's address into a "host:port" that has no host.
-func fill(hostport, address string) string {
-	host, port, err := net.SplitHostPort(hostport)
-	switch {
-	case hostport == "": // a URL such as http:///health
-		if ip := net.ParseIP(address); ip != nil && ip.To4() == nil {
-			return "[" + address + "]"
-		}
-		return address
-	case err == nil && host == "":
-		return net.JoinHostPort(address, port)
-	}
-	return hostport
+	return ring, nil
 }

@@ -30,8 +30,9 @@ const (
 )
 
 type runFlags struct {
-	keepTrying, fresh, dryRun, follow bool
-	maxFailures                       int
+	keepTrying, fresh, dryRun bool
+	follow                    string
+	maxFailures               int
 }
 
 func (f *runFlags) add(c *cobra.Command) {
@@ -79,7 +80,7 @@ after the database.`, "TARGET", "  kido announce oracle\n  kido announce oracle 
 		}
 		c.RunE = func(c *cobra.Command, targets []string) error {
 			q := plan.Request{Verb: v.verb, Targets: targets}
-			if f.follow {
+			if f.follow != "" {
 				return a.follow(c.Context(), q, f)
 			}
 			return a.act(c.Context(), q, f)
@@ -87,7 +88,8 @@ after the database.`, "TARGET", "  kido announce oracle\n  kido announce oracle 
 		f.add(c)
 		c.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "only print the plan, like: kido plan "+string(v.verb))
 		if v.verb == plan.Announce {
-			c.Flags().BoolVar(&f.follow, "follow", false, "stay, and announce again whenever a target of this host was started anew")
+			c.Flags().StringVar(&f.follow, "follow", "", "stay, and announce again at each new start of a target on this host; `next`: not its present one")
+			c.Flags().Lookup("follow").NoOptDefVal = followNow
 		}
 		if v.verb == plan.Restart || v.verb == plan.Reload {
 			c.Flags().BoolVar(&f.fresh, "new", false, "do not go on with the same that was cut off just before")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -70,8 +71,15 @@ func (g *Gate) Serve(ctx context.Context, who Caller, q wire.Request) wire.Reply
 	if err != nil {
 		return wire.Reply{Code: wire.CodeError, Word: err.Error()}
 	}
-	i := g.instance(s, unit)
-	return i.Do(ctx, q)
+	defer release(unit)
+	return g.instance(s, unit).Do(ctx, q)
+}
+
+// release gives back what a unit holds open.
+func release(u initsys.Unit) {
+	if c, ok := u.(io.Closer); ok {
+		_ = c.Close()
+	}
 }
 
 func (g *Gate) instance(s *PolicyService, unit initsys.Unit) *Instance {
@@ -84,6 +92,12 @@ func (g *Gate) instance(s *PolicyService, unit initsys.Unit) *Instance {
 func (g *Gate) unit(s *PolicyService) (initsys.Unit, error) {
 	output := filepath.Join(g.policy.State, s.Name+".out")
 	switch s.Adapter {
+	case adapterSystemd:
+		return initsys.NewSystemd(initsys.SystemdConfig{Unit: s.Unit})
+	case adapterOpenRC:
+		return initsys.NewOpenRC(initsys.OpenRCConfig{
+			Script: s.Unit, PIDFile: s.PIDFile, Become: g.policy.Become, Output: output,
+		})
 	case adapterSysV:
 		return initsys.NewSysV(initsys.SysVConfig{
 			Script: s.Unit, PIDFile: s.PIDFile, Become: g.policy.Become, Output: output,

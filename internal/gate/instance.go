@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"syscall"
 	"time"
@@ -123,10 +124,11 @@ func (p *performer) perform(ctx context.Context, effect Effect) Event {
 			return Prepared{Err: err.Error(), Unsupported: errors.Is(err, initsys.ErrUnsupported)}
 		}
 		p.job = job
+		boot, _ := initsys.BootID() // where it cannot be told, a waiter takes the intent for an old one
 		if child, ok := job.Child(); ok {
-			return Prepared{Child: &child}
+			return Prepared{Child: &child, Boot: boot}
 		}
-		return Prepared{}
+		return Prepared{Boot: boot}
 	case Go:
 		return Gone{message(p.job.Go())}
 	case Await:
@@ -245,18 +247,18 @@ func (p *performer) save(e Save) error {
 	return dir.Sync()
 }
 
-func (p *performer) see(ctx context.Context) Look {
-	o, err := p.Unit.Observe(ctx)
+func (p *performer) see(ctx context.Context) Look { return p.look(p.Unit.Observe(ctx)) }
+
+func (p *performer) look(o initsys.Observation, err error) Look {
 	if err != nil {
 		return Look{Err: err.Error()}
 	}
-	l := Look{State: states[o.State], Token: o.Token, Age: o.Age, Word: o.Word}
 	// A waiter holds a start back only where there is one to come, so what is up
 	// was started by somebody else.
-	if l.State != wire.StateUp && p.held() {
-		l = Look{State: wire.StateDown, Held: true, Word: "its start waits for what it needs"}
+	if o.State != initsys.Up && p.held() {
+		return Look{State: wire.StateDown, Held: true, Word: "its start waits for what it needs"}
 	}
-	return l
+	return Look{State: states[o.State], Token: o.Token, Age: o.Age, Word: o.Word}
 }
 
 // held reports whether a waiter is at work.
@@ -286,12 +288,26 @@ func (p *performer) idle(ctx context.Context, child *initsys.Child) Event {
 // until looks again until the instance is as it should be, or ctx ends, and
 // returns the last look.
 func (p *performer) until(ctx context.Context, so func(Look) bool) Look {
-	var l Look
-	poll(ctx, time.Hour, func() bool {
-		l = p.see(context.WithoutCancel(ctx))
-		return l.Err != "" || so(l)
-	})
-	return l
+	for {
+		// Init says nothing of a waiter that begins or lets go.
+		turn, end := context.WithCancel(ctx)
+		held := p.held()
+		go func() {
+			poll(turn, math.MaxInt64, func() bool { return p.held() != held })
+			end()
+		}()
+		var l Look
+		enough := false
+		_, _ = initsys.Until(turn, p.Unit, func(o initsys.Observation, err error) bool {
+			l = p.look(o, err)
+			enough = l.Err != "" || so(l)
+			return enough
+		})
+		end()
+		if enough || ctx.Err() != nil {
+			return l
+		}
+	}
 }
 
 // poll asks until it is so, more and more slowly, at most for limit.

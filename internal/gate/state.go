@@ -33,6 +33,7 @@ type Intent struct {
 	New    wire.Vector    // the basis, once the change is known to have worked
 	Wanted wire.Wanted    // the wanted state then
 	Child  *initsys.Child // the process that carries it out; nil where init does
+	Boot   string         // the boot in which it was begun; "" where that could not be told
 }
 
 // Format writes the one spelling of r: lines as in package wire, the last one a
@@ -59,6 +60,9 @@ func (r Record) Format() []byte {
 		}
 		for _, e := range in.New {
 			line("intent-new", e.Instance, e.Token)
+		}
+		if in.Boot != "" {
+			line("intent-boot", in.Boot)
 		}
 		if c := in.Child; c != nil {
 			line("intent-child", c.Boot, strconv.Itoa(c.PID), strconv.FormatUint(c.Start, 10))
@@ -144,6 +148,8 @@ func (r *Record) field(line int, f []string) error {
 		r.Intent.Own = args[0]
 	case f[0] == "intent-new" && len(args) == 2:
 		r.Intent.New = r.Intent.New.With(args[0], args[1])
+	case f[0] == "intent-boot" && len(args) == 1:
+		r.Intent.Boot = args[0]
 	case f[0] == "intent-child" && len(args) == 3:
 		c := &initsys.Child{Boot: args[0]}
 		if c.PID, err = strconv.Atoi(args[1]); err == nil {

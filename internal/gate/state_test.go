@@ -16,6 +16,7 @@ func sampleRecord() Record {
 			Verb: wire.VerbEnsure, Do: initsys.Restart, Own: "boot:1:2", Wanted: wire.WantedUp,
 			New:   wire.NewVector(wire.Entry{Instance: "db@db1", Token: "t 2"}),
 			Child: &initsys.Child{Boot: "b-1", PID: 4711, Start: 99},
+			Boot:  "b-1",
 		},
 	}
 }

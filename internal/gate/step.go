@@ -100,6 +100,7 @@ type (
 	Stored   struct{ Err string }
 	Prepared struct {
 		Child *initsys.Child
+		Boot  string // the present boot
 		Err   string
 		// Unsupported says that the instance has no such action.
 		Unsupported bool
@@ -210,7 +211,7 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 		if ev.Err != "" {
 			return m.reply(wire.CodeError, fmt.Sprintf("cannot prepare its %s: %s", m.try.intent.Do, ev.Err))
 		}
-		m.try.intent.Child = ev.Child
+		m.try.intent.Child, m.try.intent.Boot = ev.Child, ev.Boot
 		r := m.rec
 		r.Intent = &m.try.intent
 		return m.store(intending, r)
@@ -423,7 +424,7 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 // The waiter sees the record change, and lets the start go.
 func (m Machine) release() (Machine, Effect) {
 	r := m.rec
-	r.Intent, r.Wanted, r.Seen, r.Basis = nil, wire.WantedUp, m.look.State, m.q.New
+	r.Intent, r.Wanted, r.Seen, r.Basis, r.Own = nil, wire.WantedUp, m.look.State, m.q.New, ""
 	return m.store(releasing, r)
 }
 

@@ -119,7 +119,7 @@ func (w *world) perform(e Effect) Event {
 		return Stored{}
 	case Prepare:
 		w.held = e.Do
-		return Prepared{Child: &initsys.Child{Boot: "boot", PID: 7, Start: 1}}
+		return Prepared{Child: &initsys.Child{Boot: "boot", PID: 7, Start: 1}, Boot: "boot"}
 	case Go:
 		w.running, w.held = w.held, ""
 		return Gone{}

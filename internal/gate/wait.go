@@ -105,7 +105,9 @@ func (g *Gate) Hold(ctx context.Context, service string, say func(word string)) 
 	if err != nil {
 		return false, err
 	}
+	defer release(unit)
 	h := &holder{performer: performer{Instance: g.instance(s, unit)}, say: say}
+	h.boot, _ = initsys.BootID()
 	defer h.close()
 	if err := h.take(ctx); err != nil {
 		return false, err
@@ -128,10 +130,12 @@ func (g *Gate) Hold(ctx context.Context, service string, say func(word string)) 
 type holder struct {
 	performer
 	wait *os.File
+	boot string
 	say  func(string)
 	said string
 
 	mu    sync.Mutex
+	up    bool
 	ready bool
 	word  string
 }
@@ -189,18 +193,15 @@ func (h *holder) look(before Sight) Sight {
 	s := Sight{Generation: before.Generation, Wanted: before.Wanted}
 	if l, ok := h.load().(Loaded); ok && l.Err == "" && l.Unreadable == "" {
 		s.Generation, s.Wanted = l.Record.Generation, l.Record.Wanted
-		if in := l.Record.Intent; in != nil && in.Do != initsys.Stop {
+		// An intent of an earlier boot was cut off with it: a gate that is at work
+		// now only looks.
+		if in := l.Record.Intent; in != nil && in.Do != initsys.Stop && in.Boot == h.boot && h.boot != "" {
 			s.Starting = h.busy()
 		}
 	}
-	if !s.Starting {
-		// An adapter that cannot look is no reason to hold for ever, nor to let go.
-		o, err := h.Unit.Observe(context.Background())
-		s.Up = err == nil && o.State == initsys.Up
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.Ready, s.Word = h.ready, h.word
+	s.Up, s.Ready, s.Word = h.up, h.ready, h.word
 	return s
 }
 
@@ -214,11 +215,13 @@ func (h *holder) busy() bool {
 	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 }
 
-// probe asks again and again for all that is awaited.
+// probe asks again and again for the instance itself and all that is awaited.
 func (h *holder) probe(ctx context.Context, g *Gate, await [][]string) {
 	tick := time.NewTicker(probePause)
 	defer tick.Stop()
 	for {
+		// An adapter that cannot look is no reason to hold for ever, nor to let go.
+		o, err := h.Unit.Observe(ctx)
 		var missing []string
 		for _, some := range await {
 			if word, ready := g.anyReady(ctx, some); !ready {
@@ -226,6 +229,7 @@ func (h *holder) probe(ctx context.Context, g *Gate, await [][]string) {
 			}
 		}
 		h.mu.Lock()
+		h.up = err == nil && o.State == initsys.Up
 		h.ready, h.word = len(missing) == 0, strings.Join(missing, "; ")
 		h.mu.Unlock()
 		select {

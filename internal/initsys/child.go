@@ -97,7 +97,7 @@ func runChild(lines []string) error {
 	syscall.Umask(0o022)
 	last := len(steps) - 1
 	for _, s := range steps[:last] {
-		if err := s.stop(); err != nil {
+		if err := s.precede(); err != nil {
 			return err
 		}
 	}
@@ -120,13 +120,16 @@ func toldToGo() bool {
 	return err == nil && string(word) == childGo
 }
 
-// stop runs a step that is not the last. That its program failed is not an
+// precede runs a step that is not the last. That its program failed is not an
 // error: scripts fail to stop what does not run. That the process stays is.
-func (s step) stop() error {
+func (s step) precede() error {
 	if err := closeOnExec(); err != nil {
 		return err
 	}
-	was := readPIDFile(s.stops)
+	var was pidFile
+	if s.stops != "" {
+		was = readPIDFile(s.stops)
+	}
 	p, err := os.StartProcess(s.argv[0], s.argv, &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
 	if err != nil {
 		return fmt.Errorf("run %s: %w", s.argv[0], err)

@@ -47,7 +47,8 @@ var adapters = []initsystest.Adapter{
 }
 
 func TestMain(m *testing.M) {
-	initsystest.Main(adapters...)
+	initsystest.Main(append(machineAdapters(), adapters...)...)
+	nobodyMain()
 	helperMain()
 	os.Exit(m.Run())
 }
@@ -58,15 +59,21 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// writeScript makes an LSB init script as Debian's are.
 func writeScript(t *testing.T, dir string) {
 	t.Helper()
 	if _, err := exec.LookPath("start-stop-daemon"); err != nil {
 		t.Skip("SKIPPED: no start-stop-daemon here (Debian's package dpkg has it), so the SysV adapter is not tried on a real init script")
 	}
+	script := strings.Replace(lsbScript(dir), "\nstart()", "\n[ \"$KIDO_TEST\" = 1 ] || exit 4\nstart()", 1)
+	if err := os.WriteFile(filepath.Join(dir, "probed"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lsbScript is an LSB init script as Debian's are.
+func lsbScript(dir string) string {
 	daemon := initsystest.DaemonArgv(dir)
-	quote := func(argv []string) string { return "'" + strings.Join(argv, "' '") + "'" }
-	script := fmt.Sprintf(`#!/bin/sh
+	return fmt.Sprintf(`#!/bin/sh
 ### BEGIN INIT INFO
 # Provides:          probed
 # Required-Start:    $remote_fs
@@ -75,7 +82,6 @@ func writeScript(t *testing.T, dir string) {
 # Default-Stop:      0 1 6
 # Short-Description: the service of the conformance suite
 ### END INIT INFO
-[ "$KIDO_TEST" = 1 ] || exit 4
 
 start() { start-stop-daemon --start --quiet --oknodo --pidfile %[1]s --exec %[2]s -- %[3]s; }
 stop() { start-stop-daemon --stop --quiet --oknodo --retry TERM/20 --pidfile %[1]s --exec %[2]s; }
@@ -88,11 +94,8 @@ reload) start-stop-daemon --stop --quiet --signal HUP --pidfile %[1]s --exec %[2
 status) start-stop-daemon --status --pidfile %[1]s --exec %[2]s ;;
 *) echo "Usage: $0 {start|stop|restart|reload|status}" >&2; exit 3 ;;
 esac
-`, initsystest.PIDFile(dir), daemon[0], quote(daemon[1:]),
-		quote(initsystest.BeginArgv(dir, "start")), quote(initsystest.BeginArgv(dir, "stop")))
-	if err := os.WriteFile(filepath.Join(dir, "probed"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+`, initsystest.PIDFile(dir), daemon[0], shell(daemon[1:]),
+		shell(initsystest.BeginArgv(dir, "start")), shell(initsystest.BeginArgv(dir, "stop")))
 }
 
 // unit answers with one observation after the other, the last one for ever.
@@ -143,6 +146,64 @@ func TestSettle(t *testing.T) {
 				got, err := initsys.Settle(ctx, &x.sees, x.want...)
 				if got != x.got || (err == nil) != (x.err == "") || err != nil && err.Error() != x.err {
 					t.Errorf("got %+v, %v; want %+v, %q", got, err, x.got, x.err)
+				}
+			})
+		})
+	}
+}
+
+// watched is a unit of an init that says when something happens.
+type watched struct {
+	unit
+	looks   int
+	deaf    int // how often asking for the channel fails
+	changes int // how often, an hour after the last look, it changes
+}
+
+func (w *watched) Observe(ctx context.Context) (initsys.Observation, error) {
+	w.looks++
+	return w.unit.Observe(ctx)
+}
+
+func (w *watched) Changed(context.Context) (<-chan struct{}, error) {
+	if w.deaf > 0 {
+		w.deaf--
+		return nil, errors.New("the bus is away")
+	}
+	changed := make(chan struct{})
+	if w.changes > 0 {
+		w.changes--
+		time.AfterFunc(time.Hour, func() { close(changed) })
+	}
+	return changed, nil
+}
+
+// TestUntilWatches: a unit that says when it has changed is looked at then and
+// not before; one that cannot say so just now is looked at again and again.
+func TestUntilWatches(t *testing.T) {
+	down, up := initsys.Observation{State: initsys.Down}, initsys.Observation{State: initsys.Up, Token: "t"}
+	isUp := func(o initsys.Observation, err error) bool { return err == nil && o.State == initsys.Up }
+	for _, x := range []struct {
+		name    string
+		deaf    int
+		changes int
+		limit   time.Duration
+		looks   int
+		want    initsys.Observation
+	}{
+		{"told twice", 0, 2, 24 * time.Hour, 3, up},
+		{"never told", 0, 0, time.Hour, 1, down},
+		{"deaf", 2, 0, time.Hour, 3, up},
+		{"no time at all", 0, 0, 0, 1, down},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &watched{unit: unit{down, down, up}, deaf: x.deaf, changes: x.changes}
+				ctx, cancel := context.WithTimeout(t.Context(), x.limit)
+				defer cancel()
+				o, err := initsys.Until(ctx, w, isUp)
+				if o != x.want || err != nil || w.looks != x.looks {
+					t.Errorf("%+v, %v after %d looks; want %+v after %d", o, err, w.looks, x.want, x.looks)
 				}
 			})
 		})

@@ -145,7 +145,7 @@ func TestStopStepIsBounded(t *testing.T) {
 	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\nmore\n", pid), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := step{argv: []string{"/bin/true"}, stops: file, bound: time.Millisecond}.stop()
+	err := step{argv: []string{"/bin/true"}, stops: file, bound: time.Millisecond}.precede()
 	if want := fmt.Sprintf("process %d still runs 1ms after it was told to stop (exit status 0): not started again", pid); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

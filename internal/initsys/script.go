@@ -29,7 +29,7 @@ const (
 const stopBound = 90 * time.Second
 
 // script is a unit that programs act for and a pid file identifies: what the
-// command and the SysV adapter have in common.
+// adapters for commands, SysV and OpenRC have in common.
 type script struct {
 	actions map[Action][]step
 	status  []string // nil: only the pid file tells
@@ -75,7 +75,7 @@ func (s *script) Prepare(_ context.Context, a Action) (Job, error) {
 func (s *script) Observe(ctx context.Context) (Observation, error) {
 	said := silent
 	if s.status != nil {
-		code, output, err := ask(ctx, s.status)
+		code, output, err := s.ask(ctx)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -86,14 +86,16 @@ func (s *script) Observe(ctx context.Context) (Observation, error) {
 	return judge(said, readPIDFile(s.pidFile))
 }
 
-// ask runs a status program to its end, or to ctx's.
-func ask(ctx context.Context, argv []string) (code int, output string, err error) {
-	command := wire.FormatLine(argv...)
+// ask runs the status program to its end, to ctx's, or for lookTime.
+func (s *script) ask(ctx context.Context) (code int, output string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTime, fmt.Errorf("it takes over %v", lookTime))
+	defer cancel()
+	command := wire.FormatLine(s.status...)
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, "", err
 	}
-	j, err := hold(command, []step{{argv: argv}}, w)
+	j, err := hold(command, []step{{argv: s.status}}, w)
 	w.Close()
 	if err != nil {
 		r.Close()
@@ -169,10 +171,11 @@ func parseStatus(code int, output string) (claim, error) {
 	return silent, err
 }
 
-// isUsage tells a text like "Usage: /etc/init.d/x {start|stop|restart}".
+// isUsage tells a text like "Usage: /etc/init.d/x {start|stop|restart}", or
+// OpenRC's " * x: unknown function `reload'".
 func isUsage(output string) bool {
 	for line := range strings.Lines(strings.ToLower(output)) {
-		if strings.HasPrefix(strings.TrimSpace(line), "usage") || strings.Contains(line, "start|stop") {
+		if strings.HasPrefix(strings.TrimSpace(line), "usage") || strings.Contains(line, "start|stop") || strings.Contains(line, ": unknown function `") {
 			return true
 		}
 	}

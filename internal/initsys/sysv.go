@@ -51,10 +51,11 @@ func NewSysV(c SysVConfig) (Unit, error) {
 	return u, nil
 }
 
+const alnum = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
 // isScriptName keeps a name from leading out of its folder or being taken for
 // an option.
 func isScriptName(name string) bool {
-	const alnum = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 	return name != "" && len(name) <= 255 && strings.IndexByte(alnum, name[0]) >= 0 &&
 		strings.Trim(name, alnum+"._-") == ""
 }

@@ -1,6 +1,7 @@
 package initsystest
 
 import (
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -8,8 +9,8 @@ import (
 	"syscall"
 )
 
-// serve is the service's main process: it has a pid file, notes each SIGHUP and
-// ends on SIGTERM.
+// serve is the service's main process: it has a pid file, tells systemd where
+// that asks to be told, notes each SIGHUP and ends on SIGTERM.
 func serve(dir string) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM)
@@ -21,6 +22,9 @@ func serve(dir string) error {
 	if err := os.Rename(fresh, PIDFile(dir)); err != nil {
 		return err
 	}
+	if err := notify(); err != nil {
+		return err
+	}
 	for s := range signals {
 		if s != syscall.SIGHUP {
 			break
@@ -30,4 +34,19 @@ func serve(dir string) error {
 		}
 	}
 	return os.Remove(PIDFile(dir))
+}
+
+// notify tells systemd that the service is up, as sd_notify does.
+func notify() error {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return nil
+	}
+	c, err := net.Dial("unixgram", socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte("READY=1"))
+	return err
 }

@@ -1,0 +1,555 @@
+package cli
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"kido/internal/install"
+	"kido/internal/keys"
+	"kido/internal/site"
+)
+
+func (a *app) enroll() *cobra.Command {
+	var e enrolment
+	var show bool
+	c := &cobra.Command{
+		Use:   "enroll [HOST…]",
+		Short: "install kido at hosts over your own ssh, and exchange keys",
+		Long: `Bring what the site file says to hosts: the programs, the policy, the locked
+key lines, the boot hooks; and bring back the public key of each host that
+announces, and its host key, to be pinned. Without HOST: every gated host of the
+site.
+
+It runs your own ssh, with your configuration, agent and jump hosts, and trusts
+a host's key where that ssh does. At the host it runs kido install, as root or
+by sudo. Two rounds are made where keys of one host are new to another. Running
+it again changes nothing but what the site file changed.
+
+What is up and announced is announced at the end: each service that depends on
+it is restarted once (or whatever the site says), a few at a time, for kido has
+not seen it start. --later leaves that to the next start.
+
+--print connects to nothing: it prints what to carry to HOST by hand instead.`,
+		Example: "  kido enroll\n  kido enroll web1 web2\n  kido enroll web1 --to 'admin@%h' --ssh 'ssh -J bastion'\n  kido enroll web1 --print",
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := a.load()
+			if err != nil {
+				return err
+			}
+			hosts, err := gatedHosts(s, args)
+			if err != nil {
+				return err
+			}
+			if show {
+				return a.printEnrolment(s, hosts)
+			}
+			return a.enrollAll(c.Context(), s, hosts, &e)
+		},
+		ValidArgsFunction: a.completeHosts,
+	}
+	c.Flags().StringVar(&e.ssh, "ssh", "ssh", "`command` that connects, with its options")
+	c.Flags().StringVar(&e.to, "to", "%a", "whom ssh connects to: %h is the host's `name` in the site, %a its address")
+	c.Flags().StringVar(&e.programs, "programs", "", "`folder` with kido and kido-gate for the hosts (default: those that run here)")
+	c.Flags().StringSliceVar(&e.from, "from", nil, "`address` that this machine's key comes from (default: as the hosts see it)")
+	c.Flags().BoolVar(&e.later, "later", false, "announce nothing now: the hooks begin with the next start")
+	c.Flags().BoolVar(&e.remove, "remove", false, "take back what was installed there")
+	c.Flags().BoolVar(&show, "print", false, "print the files and lines to carry by hand")
+	return c
+}
+
+// gatedHosts lists the named hosts, or all where a gate belongs.
+func gatedHosts(s *site.Site, names []string) ([]*site.Host, error) {
+	gated := map[string]bool{}
+	for _, v := range s.Services {
+		for _, h := range v.Hosts {
+			gated[h] = gated[h] || v.Adapter.Kind != site.KindPlain
+		}
+	}
+	var hosts []*site.Host
+	for _, name := range names {
+		h, err := hostOf(s, name)
+		if err != nil {
+			return nil, err
+		}
+		if !gated[h.Name] {
+			return nil, usageError("carry its key's line there: kido keys line "+h.Name+" --plain COMMAND --from ADDRESS", "%s has only plain services: nothing is installed there", h.Name)
+		}
+		if !slices.Contains(hosts, h) {
+			hosts = append(hosts, h)
+		}
+	}
+	if len(names) == 0 {
+		for _, h := range s.Hosts {
+			if gated[h.Name] {
+				hosts = append(hosts, h)
+			}
+		}
+	}
+	return hosts, nil
+}
+
+// enrolment is one call of kido enroll.
+type enrolment struct {
+	ssh, to  string
+	programs string
+	from     []string
+	remove   bool
+	later    bool
+
+	control string // folder of ssh's shared connections
+}
+
+// enrollAll installs at every host; a host that fails holds up no other.
+func (a *app) enrollAll(ctx context.Context, s *site.Site, hosts []*site.Host, e *enrolment) error {
+	ring := filepath.Join(filepath.Dir(s.File), "keys")
+	if err := e.prepare(a, s, ring); err != nil {
+		return err
+	}
+	control, err := os.MkdirTemp("", "kido-enroll-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(control)
+	e.control = control
+	defer e.hangUp(hosts)
+
+	failed := map[string]error{}
+	warnings := map[string][]string{} // of the last round: what the first one lacked it may have
+	for round := range 2 {
+		news := false
+		for _, h := range hosts {
+			if failed[h.Name] != nil || ctx.Err() != nil {
+				continue
+			}
+			r, from, err := a.enrollOne(ctx, s, h, e, ring, round)
+			changed := false
+			if err == nil && !e.remove {
+				changed, err = e.takeHome(a, s, h, ring, r, from)
+			}
+			if err != nil {
+				failed[h.Name] = err
+				fmt.Fprintf(a.stderr, "kido: %s: %v\n", h.Name, err)
+			}
+			warnings[h.Name] = r.Warnings
+			news = news || changed
+		}
+		if !news {
+			break
+		}
+	}
+	for _, h := range hosts {
+		for _, w := range warnings[h.Name] {
+			fmt.Fprintf(a.stderr, "kido: warning: %s: %s\n", h.Name, w)
+		}
+	}
+	if ctx.Err() != nil {
+		return &failure{status: exitInterrupted, err: errors.New("interrupted"), hint: "the same command goes on where it was"}
+	}
+	if len(failed) > 0 {
+		return &failure{status: exitFailed, err: fmt.Errorf("%s of %d could not be enrolled", count(len(failed), "host", ""), len(hosts)), hint: "the same command goes on where it was"}
+	}
+	return nil
+}
+
+// prepare checks what every host needs before the first one is touched.
+func (e *enrolment) prepare(a *app, s *site.Site, ring string) error {
+	if e.programs == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		e.programs = filepath.Dir(self)
+	}
+	for _, name := range []string{"kido", "kido-gate"} {
+		if err := checkProgram(filepath.Join(e.programs, name)); err != nil {
+			return err
+		}
+	}
+	if e.remove {
+		return nil
+	}
+	if _, err := os.Stat(s.Identity); errors.Is(err, os.ErrNotExist) {
+		me, _ := os.Hostname()
+		if _, err := keys.New(s.Identity, fmt.Sprintf("kido %s, made on %s", s.Name, me)); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.text(), "made this machine's key, %s\n", s.Identity)
+	}
+	return os.MkdirAll(ring, 0o755)
+}
+
+// checkProgram fails where a program would not run elsewhere.
+func checkProgram(path string) error {
+	f, err := elf.Open(path)
+	if err != nil {
+		return usageError("build both into one folder, and name it with --programs: CGO_ENABLED=0 go build -o FOLDER ./cmd/...", "cannot read the program for the hosts: %w", err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return usageError("build it with CGO_ENABLED=0", "%s needs the C library of this machine, which a host may not have", path)
+		}
+	}
+	return nil
+}
+
+// enrollOne installs at one host, and returns what was done there and the address
+// that the host sees this machine come from.
+func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enrolment, ring string, round int) (r install.Result, from string, err error) {
+	target := e.target(h)
+	dir, from, err := e.upload(ctx, s, h, target, ring, round == 0)
+	if err != nil {
+		return r, "", err
+	}
+	defer func() { // whatever became of it, and even where it was interrupted
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		_, rerr := e.run(ctx, nil, io.Discard, target, "rm -rf "+dir)
+		if err == nil {
+			err = rerr
+		}
+	}()
+	flags := ""
+	switch {
+	case e.remove:
+		flags = " --remove"
+	case e.later:
+		flags = " --later"
+	}
+	// sudo may ask for a password, so the terminal is its own and the result a
+	// file of the login's user. Nothing in these words comes from outside: the
+	// folder's name was checked, a host's name is letters, digits and ._-
+	script := fmt.Sprintf(`: >%[1]s/result && if [ "$(id -u)" = 0 ]; then s=; else s=sudo; fi && $s %[1]s/kido install --site %[1]s/site.yaml --here %[2]s -o json%[3]s >%[1]s/result`, dir, h.Name, flags)
+	if err := e.runTTY(ctx, a, target, script); err != nil {
+		return r, "", fmt.Errorf("kido install there: %w", err)
+	}
+	text, err := e.run(ctx, nil, a.stderr, target, "cat "+dir+"/result")
+	if err != nil {
+		return r, "", err
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		return r, "", fmt.Errorf("kido install there did not say what it did: %w", err)
+	}
+	a.sayInstalled(h, r, round)
+	if e.remove {
+		err = removeFile(filepath.Join(ring, h.Name+".pub"))
+	}
+	return r, from, err
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// sayInstalled tells what was done at a host.
+func (a *app) sayInstalled(h *site.Host, r install.Result, round int) {
+	if a.json() {
+		_ = a.writeJSON(r)
+		return
+	}
+	out := a.text()
+	switch {
+	case len(r.Changed) > 0:
+		fmt.Fprintf(out, "%s: %s\n", h.Name, count(len(r.Changed), "file", "changed"))
+		for _, c := range r.Changed {
+			fmt.Fprintln(out, "  "+c)
+		}
+	case round == 0:
+		fmt.Fprintf(out, "%s: nothing to change\n", h.Name)
+	}
+}
+
+// takeHome keeps a host's public key and pins its host key, and gives this
+// machine's own key the address that the host has seen it come from.
+func (e *enrolment) takeHome(a *app, s *site.Site, h *site.Host, ring string, r install.Result, from string) (changed bool, err error) {
+	if r.PublicKey != "" {
+		c, err := replaceFile(filepath.Join(ring, h.Name+".pub"), r.PublicKey+"\n")
+		if err != nil {
+			return false, err
+		}
+		changed = changed || c
+	}
+	if key := bestHostKey(r.HostKeys); key != "" {
+		line, err := keys.Pin(h.Address, h.Port, key)
+		if err != nil {
+			return false, fmt.Errorf("its host key: %w", err)
+		}
+		before, _ := os.ReadFile(s.KnownHosts)
+		if err := appendLine(s.KnownHosts, line); err != nil {
+			return false, err
+		}
+		after, err := os.ReadFile(s.KnownHosts)
+		if err != nil {
+			return false, err
+		}
+		changed = changed || !bytes.Equal(before, after)
+		if fingerprint, err := keys.Fingerprint(key); err == nil {
+			a.warn(otherPins(s, h, fingerprint))
+		}
+	}
+	c, err := e.keepOwn(s, ring, from)
+	return changed || c, err
+}
+
+// keepOwn keeps this machine's key among those of people, with every address
+// that it was seen to come from.
+func (e *enrolment) keepOwn(s *site.Site, ring, seen string) (changed bool, err error) {
+	public, err := publicKey(s.Identity)
+	if err != nil {
+		return false, err
+	}
+	fingerprint, err := keys.Fingerprint(public)
+	if err != nil {
+		return false, err
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return false, err
+	}
+	name, _, _ = strings.Cut(name, ".")
+	path := filepath.Join(ring, "operator-"+name+".pub")
+	from := e.from
+	if len(from) == 0 && seen != "" {
+		from = []string{seen}
+	}
+	all, err := install.LoadKeyring(ring, s)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range all.People {
+		for _, k := range p.Keys {
+			if k.Fingerprint == fingerprint {
+				path = filepath.Join(ring, p.Name+".pub")
+				from = append(slices.Clone(k.From), from...)
+			}
+		}
+	}
+	slices.Sort(from)
+	from = slices.Compact(from)
+	if len(from) == 0 {
+		return false, usageError("say which: --from ADDRESS", "no address is known that this machine's key comes from")
+	}
+	return replaceFile(path, fmt.Sprintf("from=%q %s\n", strings.Join(from, ","), public))
+}
+
+// replaceFile writes a file as a whole; changed reports whether it was another.
+func replaceFile(path, text string) (changed bool, err error) {
+	if old, err := os.ReadFile(path); err == nil && string(old) == text {
+		return false, nil
+	}
+	temporary := path + ".new"
+	if err := os.WriteFile(temporary, []byte(text), 0o644); err != nil {
+		return false, err
+	}
+	return true, os.Rename(temporary, path)
+}
+
+// bestHostKey is the host key to pin: Ed25519 where there is one.
+func bestHostKey(all []string) string {
+	for _, kind := range []string{"ssh-ed25519 ", "ecdsa-", "ssh-rsa "} {
+		for _, k := range all {
+			if strings.HasPrefix(k, kind) {
+				return k
+			}
+		}
+	}
+	return ""
+}
+
+// printEnrolment prints what to carry to hosts by hand.
+func (a *app) printEnrolment(s *site.Site, hosts []*site.Host) error {
+	src, err := source(s)
+	if err != nil {
+		return err
+	}
+	for _, h := range hosts {
+		setup, err := install.Make(src, h.Name, install.Assume(initOf(s, h)))
+		if err != nil {
+			return &failure{status: exitUsage, err: err}
+		}
+		if err := a.showSetup(setup, &install.Work{Warnings: setup.Warnings}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// initOf is the init that a host must have for its services' sake.
+func initOf(s *site.Site, h *site.Host) install.Init {
+	for _, v := range s.Services {
+		if !slices.Contains(v.Hosts, h.Name) {
+			continue
+		}
+		switch v.Adapter.Kind {
+		case site.KindSysV:
+			return install.SysV
+		case site.KindOpenRC:
+			return install.OpenRC
+		}
+	}
+	return install.Systemd
+}
+
+// target is what tells ssh where to go. A port in the site file is sshd's, but
+// whoever names the target himself may mean one of his own configuration's.
+func (e *enrolment) target(h *site.Host) []string {
+	to := strings.NewReplacer("%h", h.Name, "%a", h.Address, "%%", "%").Replace(e.to)
+	if h.Port != 22 && !strings.Contains(e.to, "%h") {
+		return []string{"-p", strconv.Itoa(h.Port), "--", to}
+	}
+	return []string{"--", to}
+}
+
+var remoteFolder = regexp.MustCompile(`^/[A-Za-z0-9._/-]+$`)
+
+// upload brings the site to a folder of its own at the host, and returns that
+// and the address that the host sees this machine come from.
+func (e *enrolment) upload(ctx context.Context, s *site.Site, h *site.Host, target []string, ring string, first bool) (dir, from string, err error) {
+	bundle, err := e.bundle(s, ring)
+	if err != nil {
+		return "", "", err
+	}
+	const script = `umask 077 && d=$(mktemp -d) && tar -xf - -C "$d" && uname -m && echo "$d" && echo "${SSH_CONNECTION:-}"`
+	out, err := e.run(ctx, bundle, os.Stderr, target, script)
+	if err != nil {
+		return "", "", err
+	}
+	lines := strings.Split(string(out), "\n")
+	if len(lines) < 3 || !remoteFolder.MatchString(lines[1]) {
+		return "", "", fmt.Errorf("the login there prints something of its own: %q: make it silent where nobody types", cutLine(string(out)))
+	}
+	if machine := lines[0]; first && !machineRuns(machine, filepath.Join(e.programs, "kido")) {
+		_, _ = e.run(ctx, nil, io.Discard, target, "rm -rf "+lines[1])
+		return "", "", fmt.Errorf("it is a %s machine, and the programs in %s are not for it: build them with GOARCH and CGO_ENABLED=0, and name their folder with --programs", machine, e.programs)
+	}
+	from, _, _ = strings.Cut(lines[2], " ")
+	return lines[1], from, nil
+}
+
+func cutLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line[:min(len(line), 80)]
+}
+
+// machineRuns reports whether a machine, as uname calls it, runs a program. A
+// machine of a kind that is not known here is given the benefit of the doubt.
+func machineRuns(machine, program string) bool {
+	want, known := map[string]elf.Machine{
+		"x86_64": elf.EM_X86_64, "aarch64": elf.EM_AARCH64, "i686": elf.EM_386, "armv7l": elf.EM_ARM,
+		"ppc64le": elf.EM_PPC64, "s390x": elf.EM_S390, "riscv64": elf.EM_RISCV,
+	}[machine]
+	f, err := elf.Open(program)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return !known || f.Machine == want || machine == "x86_64" && f.Machine == elf.EM_386
+}
+
+// bundle is what kido install needs at a host.
+func (e *enrolment) bundle(s *site.Site, ring string) (*bytes.Buffer, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	add := func(name, path string, mode int64, must bool) error {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			if !must && errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
+			return err
+		}
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(text)), Format: tar.FormatUSTAR}); err != nil {
+			return err
+		}
+		_, err = w.Write(text)
+		return err
+	}
+	err := errors.Join(
+		add("kido", filepath.Join(e.programs, "kido"), 0o755, true),
+		add("kido-gate", filepath.Join(e.programs, "kido-gate"), 0o755, true),
+		add("site.yaml", s.File, 0o644, true),
+		add("known_hosts", s.KnownHosts, 0o644, false),
+	)
+	names, gerr := filepath.Glob(filepath.Join(ring, "*.pub"))
+	err = errors.Join(err, gerr)
+	if len(names) > 0 {
+		err = errors.Join(err, w.WriteHeader(&tar.Header{Name: "keys/", Typeflag: tar.TypeDir, Mode: 0o755, Format: tar.FormatUSTAR}))
+	}
+	for _, name := range names {
+		err = errors.Join(err, add("keys/"+filepath.Base(name), name, 0o644, true))
+	}
+	return &b, errors.Join(err, w.Close())
+}
+
+// command is the administrator's ssh. Its connection is shared by all that is run
+// at a host, so that one login is enough.
+func (e *enrolment) command(ctx context.Context, args ...string) *exec.Cmd {
+	argv := append(strings.Fields(e.ssh), "-o", "ControlMaster=auto", "-o", "ControlPath="+filepath.Join(e.control, "%C"), "-o", "ControlPersist=60")
+	argv = append(argv, args...)
+	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
+	c.WaitDelay = 10 * time.Second
+	return c
+}
+
+// run runs a script at a host and returns what it prints.
+func (e *enrolment) run(ctx context.Context, stdin *bytes.Buffer, stderr io.Writer, target []string, script string) ([]byte, error) {
+	c := e.command(ctx, append(target, script)...)
+	if stdin != nil {
+		c.Stdin = stdin
+	}
+	c.Stderr = stderr
+	out, err := c.Output()
+	return out, sshError(err)
+}
+
+// runTTY runs a script whose programs may ask the person at the terminal.
+func (e *enrolment) runTTY(ctx context.Context, a *app, target []string, script string) error {
+	args := append(target, script)
+	if term.IsTerminal(int(a.stdin.Fd())) {
+		args = append([]string{"-t", "-q"}, args...)
+	}
+	c := e.command(ctx, args...)
+	c.Stdin, c.Stderr = a.stdin, a.stderr
+	c.Stdout = a.stderr
+	return sshError(c.Run())
+}
+
+func sshError(err error) error {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		if exit.ExitCode() == 255 {
+			return errors.New("ssh could not connect (see above); try it by hand, or say how with --to and --ssh")
+		}
+		return fmt.Errorf("it ended with status %d (see above)", exit.ExitCode())
+	}
+	return err
+}
+
+// hangUp ends the shared connections.
+func (e *enrolment) hangUp(hosts []*site.Host) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, h := range hosts {
+		_ = e.command(ctx, append([]string{"-q", "-O", "exit"}, e.target(h)...)...).Run()
+	}
+}

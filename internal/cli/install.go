@@ -1,0 +1,274 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"kido/internal/install"
+	"kido/internal/site"
+)
+
+func (a *app) install() *cobra.Command {
+	var show, remove, purge, later bool
+	var initName string
+	c := &cobra.Command{
+		Use:   "install",
+		Short: "set this machine up as a host of the site, or take that back",
+		Long: `Write what this machine needs as a host of the site, as root: the gate, its
+policy and the user it runs as; the keys that may come, and sshd's rule that
+locks them to the gate; leave, by polkit or sudo, to restart the services that
+the site file names and nothing else; and the hooks in its init. One announces
+each start of a service that others depend on; one holds the start of a service
+at boot until what it depends on is ready.
+
+The keys that may come are those in the folder keys beside the site file:
+HOST.pub is the key of a host, any other NAME.pub that of a person, who may do
+everything; in front of it stands from="ADDRESS", where it comes from.
+
+What is up and announced is announced at once: each service that depends on it
+is restarted (or whatever the site says), a few at a time, where kido has not
+yet seen against which start of its upstream it runs. --later leaves that to the
+next start.
+
+What is in place already is left as it is, so it may be run as often as you
+like; run it again when the site file or the keys have changed.`,
+		Example: "  kido install --print       # what would be done, in full\n  kido install\n  kido install --remove",
+		Args:    exactly(0, ""),
+		RunE: func(c *cobra.Command, _ []string) error {
+			switch {
+			case initName != "" && !show:
+				return usageError("kido finds out which init this machine has; to see what another would need: --print --init NAME", "--init goes with --print")
+			case purge && !remove:
+				return usageError("say: kido install --remove --purge", "--purge goes with --remove")
+			case !show && os.Geteuid() != 0:
+				return usageError("run it as root; --print shows what it would do, as any user", "only root can set a machine up")
+			case remove:
+				return a.uninstall(c, show, purge)
+			}
+			return a.setUp(c, show, later, initName)
+		},
+	}
+	c.Flags().BoolVar(&show, "print", false, "change nothing: show every file in full, and every command")
+	c.Flags().BoolVar(&later, "later", false, "announce nothing now: the hooks begin with the next start")
+	c.Flags().BoolVar(&remove, "remove", false, "take back what was installed, and is as it was")
+	c.Flags().BoolVar(&purge, "purge", false, "with --remove: the gate's user, state, key and journals too")
+	c.Flags().StringVar(&initName, "init", "", "with --print: for a host with `systemd`, sysv or openrc")
+	return c
+}
+
+func (a *app) setUp(c *cobra.Command, show, later bool, initName string) error {
+	s, err := a.load()
+	if err != nil {
+		return err
+	}
+	m := install.This()
+	host, err := a.installHost(m, s)
+	if err != nil {
+		return err
+	}
+	var facts install.Facts
+	switch init := install.Init(initName); init {
+	case "":
+		if facts, err = m.Look(s, host); err != nil {
+			return fmt.Errorf("cannot look at this machine: %w", err)
+		}
+	case install.Systemd, install.SysV, install.OpenRC:
+		facts = install.Assume(init)
+	default:
+		return usageError("there are: systemd, sysv, openrc", "no such init: %q", initName)
+	}
+	src, err := source(s)
+	if err != nil {
+		return err
+	}
+	setup, err := install.Make(src, host, facts)
+	if err != nil {
+		return &failure{status: exitUsage, err: err, hint: "see what a host needs: kido install --print"}
+	}
+	setup.Later = later
+	work := &install.Work{}
+	if initName == "" {
+		if work, err = m.Compare(setup); err != nil {
+			return err
+		}
+	}
+	work.Warnings = slices.Concat(setup.Warnings, work.Warnings)
+	if show {
+		return a.showSetup(setup, work)
+	}
+	result, err := a.work(c, host, work)
+	if err != nil {
+		return err
+	}
+	if result.PublicKey, err = m.Public(setup); err != nil {
+		return err
+	}
+	result.HostKeys = m.HostKeys()
+	if a.json() {
+		return a.writeJSON(result)
+	}
+	if len(work.Steps) == 0 {
+		fmt.Fprintf(a.text(), "%s: nothing to change\n", host)
+	} else {
+		fmt.Fprintf(a.text(), "%s: done\n", host)
+	}
+	if result.PublicKey != "" {
+		fmt.Fprintf(a.text(), "public key of %s, to be keys/%[1]s.pub at the hosts that it reaches:\n%s\n", host, result.PublicKey)
+	}
+	a.warnText(work.Warnings)
+	return nil
+}
+
+func (a *app) uninstall(c *cobra.Command, show, purge bool) error {
+	m := install.This()
+	host, err := m.Installed()
+	if err != nil {
+		return err
+	}
+	work, err := m.Remove(purge)
+	if err != nil {
+		return err
+	}
+	if show {
+		return a.showSetup(&install.Setup{Host: host}, work)
+	}
+	result, err := a.work(c, host, work)
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		return a.writeJSON(result)
+	}
+	if len(work.Steps) == 0 {
+		fmt.Fprintln(a.text(), "nothing is installed here")
+	}
+	a.warnText(work.Warnings)
+	return nil
+}
+
+// work does the work, and tells of each step.
+func (a *app) work(c *cobra.Command, host string, work *install.Work) (install.Result, error) {
+	result := install.Result{Host: host, Changed: []string{}}
+	err := work.Do(c.Context(), func(s install.Step) {
+		if s.Argv != nil {
+			result.Commands = append(result.Commands, strings.Join(s.Argv, " "))
+		} else {
+			result.Changed = append(result.Changed, s.Path)
+		}
+		if !a.json() {
+			fmt.Fprintln(a.text(), s)
+		}
+	})
+	result.Warnings = work.Warnings
+	switch {
+	case err != nil && c.Context().Err() != nil:
+		return result, &failure{status: exitInterrupted, err: err}
+	case err != nil:
+		a.warnText(work.Warnings)
+		return result, &failure{status: exitFailed, err: err, hint: "what was done so far is on record: run it again to complete it, or kido install --remove to take it back"}
+	}
+	return result, nil
+}
+
+// showSetup shows all of a setup, and the work that is left.
+func (a *app) showSetup(setup *install.Setup, work *install.Work) error {
+	result := install.Result{Host: setup.Host, Changed: []string{}, Warnings: work.Warnings}
+	for _, s := range work.Steps {
+		if s.Argv != nil {
+			result.Commands = append(result.Commands, strings.Join(s.Argv, " "))
+		} else {
+			result.Changed = append(result.Changed, s.Path)
+		}
+	}
+	if a.json() {
+		for _, f := range setup.Files {
+			result.Files = append(result.Files, f.Shown())
+		}
+		return a.writeJSON(result)
+	}
+	out := a.stdout
+	for _, f := range setup.Folders {
+		fmt.Fprintf(out, "==> %s/ (mode %04o, %s)\n", f.Path, f.Mode, f.Owner)
+	}
+	for _, f := range setup.Files {
+		switch {
+		case f.From != "":
+			fmt.Fprintf(out, "\n==> %s (mode %04o, %s): copied from %s\n", f.Path, f.Mode, f.Owner(), f.From)
+		case f.Block:
+			fmt.Fprintf(out, "\n==> at the end of %s\n%s", f.Path, f.Text)
+		default:
+			fmt.Fprintf(out, "\n==> %s (mode %04o, %s)\n%s", f.Path, f.Mode, f.Owner(), f.Text)
+		}
+	}
+	if len(work.Steps) > 0 {
+		fmt.Fprintln(out, "\n==> what would be done now")
+	}
+	for _, s := range work.Steps {
+		fmt.Fprintln(out, s)
+	}
+	a.warnText(work.Warnings)
+	return nil
+}
+
+// installHost is the host of the site that this machine is to be.
+func (a *app) installHost(m *install.Machine, s *site.Site) (string, error) {
+	if a.here != "" && a.here != "none" {
+		h, err := hostOf(s, a.here)
+		if err != nil {
+			return "", fmt.Errorf("--here: %w", err)
+		}
+		return h.Name, nil
+	}
+	name, err := m.Installed()
+	if err != nil {
+		return "", err
+	}
+	if name != "" && s.Host(name) != nil {
+		return name, nil
+	}
+	name, err = os.Hostname()
+	if err != nil {
+		return "", err
+	}
+	short, _, _ := strings.Cut(name, ".")
+	for _, n := range []string{name, short} {
+		if s.Host(n) != nil {
+			return n, nil
+		}
+	}
+	return "", usageError("say which one it is: --here HOST (hosts of the site: "+hostNames(s)+")", "this machine is called %s, and the site has no host of that name", name)
+}
+
+// source is the site as it is to be installed.
+func source(s *site.Site) (install.Source, error) {
+	file, err := filepath.Abs(s.File)
+	if err != nil {
+		return install.Source{}, err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return install.Source{}, err
+	}
+	ring, err := keyring(s)
+	if err != nil {
+		return install.Source{}, err
+	}
+	known, err := os.ReadFile(s.KnownHosts)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return install.Source{}, fmt.Errorf("pinned host keys: %w", err)
+	}
+	return install.Source{File: file, Text: string(text), Keys: ring, KnownHosts: string(known)}, nil
+}
+
+// warnText is warn for what is only a text.
+func (a *app) warnText(warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintln(a.stderr, "kido: warning:", w)
+	}
+}

@@ -1,0 +1,543 @@
+package install
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/crypto/ssh"
+
+	"kido/internal/gate"
+	"kido/internal/keys"
+	"kido/internal/remote"
+)
+
+// Step is one change of a machine.
+type Step struct {
+	Path string   // what is written or removed; "" for a command
+	Argv []string // the command; nil for a file
+	Word string   // what is done: "write", "remove", "make the folder", …
+	do   func() error
+	soft bool // where it fails, that is said and the rest goes on
+}
+
+func (s Step) String() string {
+	if s.Argv != nil {
+		return "run " + strings.Join(s.Argv, " ")
+	}
+	return s.Word + " " + s.Path
+}
+
+// Work is what is to be done to a machine, in order. No step: nothing is to be
+// changed.
+type Work struct {
+	Steps    []Step
+	Warnings []string
+
+	machine *Machine
+	begin   manifest  // what is on record while the work goes on
+	end     *manifest // and after it; nil: nothing is left of kido
+}
+
+// Do performs the work, one step after the other; said is told of each before it
+// is begun. It ends at the first step that fails, and between two steps when ctx
+// does; the next [Machine.Compare] finds what is missing.
+func (w *Work) Do(ctx context.Context, said func(Step)) error {
+	if len(w.Steps) == 0 {
+		return nil
+	}
+	unlock, err := w.machine.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := w.machine.record(&w.begin); err != nil {
+		return err
+	}
+	for _, s := range w.Steps {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("interrupted before: %s: run this again to complete it: %w", s, err)
+		}
+		said(s)
+		if err := s.do(); s.soft && err != nil {
+			w.Warnings = append(w.Warnings, err.Error())
+		} else if err != nil {
+			return err
+		}
+	}
+	return w.machine.record(w.end)
+}
+
+func (w *Work) warn(format string, args ...any) {
+	w.Warnings = append(w.Warnings, fmt.Sprintf(format, args...))
+}
+
+func (w *Work) run(argv ...string) *Step {
+	w.Steps = append(w.Steps, Step{Argv: argv, do: func() error {
+		_, err := w.machine.Run(argv...)
+		return err
+	}})
+	return &w.Steps[len(w.Steps)-1]
+}
+
+func (w *Work) step(word, path string, do func() error) {
+	w.Steps = append(w.Steps, Step{Path: path, Word: word, do: do})
+}
+
+// Compare works out what has to be done so that the machine has what the setup
+// says, and nothing that an earlier one put there. It changes nothing.
+func (m *Machine) Compare(setup *Setup) (*Work, error) {
+	old, err := m.recorded()
+	if err != nil {
+		return nil, err
+	}
+	if old.Host != "" && old.Host != setup.Host {
+		return nil, fmt.Errorf("this machine is set up as the host %s of its site, not as %s: take that back first (kido install --remove), or say --here %[1]s", old.Host, setup.Host)
+	}
+	w := &Work{machine: m}
+	now := manifest{Host: setup.Host, Init: setup.Init, Hooks: setup.Hooks, Key: old.Key, User: old.User, Folders: old.Folders}
+	again := old.Pending // what an interrupted run has left undone cannot be seen in files
+
+	for _, h := range old.Hooks {
+		if !slices.ContainsFunc(setup.Hooks, func(n Hook) bool { return n.Name == h.Name }) {
+			m.unhook(w, old.Init, h)
+			again = true
+		}
+	}
+	for _, f := range setup.Folders {
+		if f.Owner == "root" {
+			m.folder(w, &now, f)
+		}
+	}
+	hookFiles := map[string]bool{}
+	for _, h := range setup.Hooks {
+		hookFiles[h.File] = true
+	}
+	changed := map[string]bool{}
+	put := func(pick func(File) bool) error {
+		for _, f := range setup.Files {
+			if !pick(f) {
+				continue
+			}
+			did, err := m.file(w, old, &now, f)
+			if err != nil {
+				return err
+			}
+			changed[f.Path] = did
+		}
+		return nil
+	}
+	program := func(f File) bool { return f.From != "" }
+	if err := put(program); err != nil {
+		return nil, err
+	}
+	if err := m.user(w, &now); err != nil {
+		return nil, err
+	}
+	for _, f := range setup.Folders {
+		if f.Owner != "root" {
+			m.folder(w, &now, f)
+		}
+	}
+	if err := m.key(w, &now, setup); err != nil {
+		return nil, err
+	}
+	if err := put(func(f File) bool { return !program(f) && !hookFiles[f.Path] }); err != nil {
+		return nil, err
+	}
+	if changed[gate.DefaultPolicy] || again {
+		w.run(gateProgram, "--check")
+	}
+	if err := put(func(f File) bool { return hookFiles[f.Path] }); err != nil {
+		return nil, err
+	}
+	sshd := changed[sshdDropIn] || changed[sshdConfig]
+	for _, o := range slices.Backward(old.Files) {
+		switch {
+		case slices.ContainsFunc(setup.Files, func(f File) bool { return f.Path == o.Path && f.Block == o.Block }):
+		case setup.InPlace && (o.Path == siteFile || o.Path == setup.Pins || filepath.Dir(o.Path) == keysFolder):
+			now.Files = append(now.Files, o) // a copy of earlier, the administrator's own by now
+		default:
+			m.unfile(w, o)
+			sshd = sshd || o.Path == sshdDropIn || o.Path == sshdConfig
+		}
+	}
+	if setup.SSHD && (sshd || again) {
+		m.reload(w, setup.Init, false)
+	}
+	hooked := false
+	for _, h := range setup.Hooks {
+		k := slices.IndexFunc(old.Hooks, func(o Hook) bool { return o.Name == h.Name })
+		if again || changed[h.File] || !m.hooked(setup.Init, h) || k < 0 || old.Hooks[k] != h {
+			hooked = true
+			if setup.Init == Systemd && !slices.ContainsFunc(w.Steps, isReload) {
+				w.run("systemctl", "daemon-reload")
+			}
+			m.enable(w, setup.Init, h, k >= 0)
+		}
+	}
+	if setup.Init == Systemd && !hooked && again {
+		w.run("systemctl", "daemon-reload")
+	}
+	if len(w.Steps) == 0 && !again {
+		return w, nil
+	}
+	for _, h := range setup.Hooks {
+		if h.Announce && !setup.Later {
+			m.start(w, setup.Init, h)
+		}
+	}
+	w.begin = old.with(now)
+	w.end = &now
+	if len(w.Steps) == 0 { // only the record was left to be completed
+		w.step("complete", manifestFile, func() error { return nil })
+	}
+	return w, nil
+}
+
+func isReload(s Step) bool { return slices.Equal(s.Argv, []string{"systemctl", "daemon-reload"}) }
+
+// Remove works out what has to be done to take back what is on record. What was
+// changed by hand since is left; the gate's user, its state, the key and the
+// journals stay unless they are to be purged.
+func (m *Machine) Remove(purge bool) (*Work, error) {
+	old, err := m.recorded()
+	if err != nil {
+		return nil, err
+	}
+	w := &Work{machine: m, begin: old}
+	w.begin.Pending = true
+	if !purge && (old.Key != "" || old.User) {
+		w.end = &manifest{Init: old.Init, Key: old.Key, User: old.User, Folders: old.Folders}
+	}
+	if old.Host == "" && !purge {
+		return w, nil
+	}
+	for _, h := range old.Hooks {
+		m.unhook(w, old.Init, h)
+	}
+	for _, f := range slices.Backward(old.Files) {
+		m.unfile(w, f)
+		if f.Path == sshdDropIn || f.Path == sshdConfig {
+			m.reload(w, old.Init, true)
+		}
+	}
+	if len(old.Hooks) > 0 && old.Init == Systemd {
+		w.run("systemctl", "daemon-reload")
+	}
+	if purge {
+		m.clear(w, stateFolder)
+		m.clear(w, logFolder)
+		if old.Key != "" {
+			w.step("remove", old.Key, func() error { return m.remove(old.Key) })
+			w.step("remove", old.Key+".pub", func() error { return m.remove(old.Key + ".pub") })
+		}
+	}
+	for _, path := range slices.Backward(old.Folders) {
+		w.step("remove the folder, if empty:", path, func() error {
+			if err := os.Remove(m.path(path)); err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return nil
+		})
+	}
+	if who, err := m.account(gateUser); purge && old.User && err == nil && who != nil {
+		if old.Init == Systemd { // a login leaves it behind for a while, and no user goes while he runs something
+			w.run("systemctl", "stop", fmt.Sprintf("user@%d.service", who.uid)).soft = true
+		}
+		w.run("userdel", gateUser)
+	}
+	if purge {
+		m.clear(w, journals) // last: the record is in it
+	}
+	return w, nil
+}
+
+// clear removes a folder with all that is in it.
+func (m *Machine) clear(w *Work, path string) {
+	if m.exists(path) {
+		w.step("remove the folder", path, func() error { return os.RemoveAll(m.path(path)) })
+	}
+}
+
+func (m *Machine) folder(w *Work, now *manifest, f Folder) {
+	if info, err := os.Stat(m.path(f.Path)); err == nil {
+		if !info.IsDir() || info.Mode().Perm()&^f.Mode != 0 && f.Mode == 0o700 {
+			w.step("make private:", f.Path, func() error { return os.Chmod(m.path(f.Path), f.Mode) })
+		}
+		return
+	}
+	if f.Owner == "root" && !slices.Contains(now.Folders, f.Path) {
+		now.Folders = append(now.Folders, f.Path)
+	}
+	w.step("make the folder", f.Path, func() error {
+		if err := os.MkdirAll(m.path(f.Path), f.Mode); err != nil {
+			return err
+		}
+		if err := os.Chmod(m.path(f.Path), f.Mode); err != nil {
+			return err
+		}
+		return m.own(m.path(f.Path), f.Owner)
+	})
+}
+
+// own gives a file or folder to a user of the machine.
+func (m *Machine) own(path, owner string) error {
+	who := &account{}
+	if owner != "root" {
+		var err error
+		if who, err = m.account(owner); err != nil {
+			return err
+		}
+		if who == nil {
+			return fmt.Errorf("%s: there is no user %s", path, owner)
+		}
+	}
+	if os.Geteuid() != 0 && m.Root != "" {
+		return nil // a folder of one's own that stands for a machine
+	}
+	return os.Chown(path, who.uid, who.gid)
+}
+
+func (m *Machine) user(w *Work, now *manifest) error {
+	who, err := m.account(gateUser)
+	switch {
+	case err != nil:
+		return err
+	case who != nil && (who.shell != gateProgram || who.uid == 0):
+		return fmt.Errorf("there is a user %s already, with the login shell %s: kido needs that name for its gate: rename that user", gateUser, who.shell)
+	case who != nil:
+		return nil
+	case !m.has("useradd"):
+		return fmt.Errorf("there is no useradd to make the user %s: install the package passwd (or shadow)", gateUser)
+	}
+	now.User = true
+	w.run("useradd", "--system", "--user-group", "--home-dir", "/nonexistent", "--no-create-home", "--shell", gateProgram, "--password", "*", gateUser)
+	return nil
+}
+
+// key makes the key pair with which the host announces. One that is there is
+// used, whoever made it.
+func (m *Machine) key(w *Work, now *manifest, setup *Setup) error {
+	if setup.Key == "" || m.exists(setup.Key) && m.exists(setup.Key+".pub") {
+		return nil
+	}
+	now.Key = setup.Key
+	if m.exists(setup.Key) { // a run was cut off between the two
+		w.step("write the public key", setup.Key+".pub", func() error {
+			signer, err := remote.LoadIdentity(m.path(setup.Key))
+			if err != nil {
+				return err
+			}
+			text := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))) + " " + setup.Comment + "\n"
+			return m.write(File{Path: setup.Key + ".pub", Mode: 0o644, Text: text}, []byte(text))
+		})
+		return nil
+	}
+	w.step("make the key", setup.Key, func() error {
+		_, err := keys.New(m.path(setup.Key), setup.Comment)
+		return err
+	})
+	return nil
+}
+
+// Public is the public half of a setup's key; "" where it has none yet.
+func (m *Machine) Public(setup *Setup) (string, error) {
+	if setup.Key == "" || !m.exists(setup.Key+".pub") {
+		return "", nil
+	}
+	return keys.Public(m.path(setup.Key))
+}
+
+// file plans one file. It reports whether the file is to be written.
+func (m *Machine) file(w *Work, old manifest, now *manifest, f File) (bool, error) {
+	text, err := m.text(f)
+	if err != nil {
+		return false, err
+	}
+	before, there, err := m.content(f.Path, f.Block)
+	if err != nil {
+		return false, err
+	}
+	mine := old.find(f.Path, f.Block)
+	if there && bytes.Equal(before, text) && m.moded(f) {
+		if mine != nil {
+			now.Files = append(now.Files, owned{Path: f.Path, Sums: []string{sum(text)}, Block: f.Block, Saved: mine.Saved})
+		}
+		return false, nil // where it was not ours before, it is not now
+	}
+	entry := owned{Path: f.Path, Sums: []string{sum(text)}, Block: f.Block}
+	var kept []byte
+	if mine != nil && mine.Saved != "" {
+		entry.Saved = mine.Saved
+		if kept, err = os.ReadFile(m.path(mine.Saved)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+	}
+	switch {
+	case !there || f.From != "" || f.Block || bytes.Equal(before, text):
+	case mine == nil || mine.Saved != "" && kept == nil: // or a run was cut off before it was kept
+		entry.Saved = savedFolder + f.Path
+		m.save(w, f.Path, entry.Saved, before)
+		w.warn("%s was there already: it is kept as %s, and comes back with kido install --remove", f.Path, entry.Saved)
+	case !slices.Contains(mine.Sums, sum(before)) && !bytes.Equal(before, kept):
+		aside := savedFolder + f.Path + "." + sum(before)[:8]
+		m.save(w, f.Path, aside, before)
+		w.warn("%s was changed by hand: what it was is kept as %s", f.Path, aside)
+	}
+	now.Files = append(now.Files, entry)
+	w.step("write", f.Path, func() error { return m.place(w, f, text) })
+	return true, nil
+}
+
+func (m *Machine) save(w *Work, path, to string, text []byte) {
+	w.step("keep", path+" as "+to, func() error {
+		if err := os.MkdirAll(filepath.Dir(m.path(to)), 0o700); err != nil {
+			return err
+		}
+		info, err := os.Stat(m.path(path))
+		if err != nil {
+			return err
+		}
+		return m.write(File{Path: to, Mode: info.Mode().Perm()}, text)
+	})
+}
+
+// text is what is to be in a file.
+func (m *Machine) text(f File) ([]byte, error) {
+	if f.From == "" {
+		return []byte(f.Text), nil
+	}
+	text, err := os.ReadFile(f.From)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the program: %w", err)
+	}
+	return text, nil
+}
+
+// content is what is in a file, or in our block of it.
+func (m *Machine) content(path string, block bool) (text []byte, there bool, err error) {
+	text, err = os.ReadFile(m.path(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if block {
+		_, inner, found := cutBlock(string(text))
+		return []byte(inner), found, nil
+	}
+	return text, true, nil
+}
+
+func (m *Machine) moded(f File) bool {
+	info, err := os.Lstat(m.path(f.Path))
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return f.Block || info.Mode().Perm() == f.Mode && ok && (st.Uid == 0 || m.Root != "" && int(st.Uid) == os.Geteuid())
+}
+
+// place puts a file in place once whoever reads it would take it.
+func (m *Machine) place(w *Work, f File, text []byte) error {
+	if f.check == checkSSHD {
+		return m.placeSSHD(w, f, text)
+	}
+	if f.check == checkSudo {
+		draft := File{Path: filepath.Dir(f.Path) + "/.kido.draft", Mode: f.Mode} // sudo reads no name with a dot
+		if err := m.write(draft, text); err != nil {
+			return err
+		}
+		defer os.Remove(m.path(draft.Path))
+		if _, err := m.Run("visudo", "-c", "-f", m.path(draft.Path)); err != nil {
+			return fmt.Errorf("sudo would not take %s, so it is not put there: %w", f.Path, err)
+		}
+	}
+	return m.write(f, text)
+}
+
+// write replaces a file as a whole.
+func (m *Machine) write(f File, text []byte) error {
+	path := m.path(f.Path)
+	t, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(t.Name())
+	_, err = t.Write(text)
+	if err == nil {
+		err = t.Chmod(f.Mode)
+	}
+	if err == nil {
+		err = m.own(t.Name(), f.Owner())
+	}
+	if err == nil {
+		err = t.Sync()
+	}
+	if err = errors.Join(err, t.Close()); err == nil {
+		err = os.Rename(t.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", f.Path, err)
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// unfile takes a file back, as far as it is still ours; what was there before
+// comes back.
+func (m *Machine) unfile(w *Work, o owned) {
+	text, there, err := m.content(o.Path, o.Block)
+	if err != nil {
+		w.warn("%s is left: %v", o.Path, err)
+		return
+	}
+	if there && !slices.Contains(o.Sums, sum(text)) {
+		w.warn("%s was changed by hand: it is left", o.Path)
+		return
+	}
+	_, saved := os.Stat(m.path(o.Saved))
+	switch {
+	case o.Block && there:
+		w.step("take the block out of", o.Path, func() error { return m.cut(o.Path) })
+	case o.Saved != "" && saved == nil:
+		w.step("put back", o.Path, func() error {
+			if err := os.Rename(m.path(o.Saved), m.path(o.Path)); err != nil {
+				return err
+			}
+			return syncFolder(filepath.Dir(m.path(o.Path)))
+		})
+	case there:
+		w.step("remove", o.Path, func() error { return m.remove(o.Path) })
+	}
+}
+
+func (m *Machine) remove(path string) error {
+	if err := os.Remove(m.path(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncFolder(filepath.Dir(m.path(path)))
+}
+
+func sum(text []byte) string {
+	s := sha256.Sum256(text)
+	return hex.EncodeToString(s[:])
+}

@@ -1,0 +1,519 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// box is a folder that stands for a machine, with just enough of the commands
+// that an install runs: they leave behind what the real ones would.
+type box struct {
+	t      *testing.T
+	m      *Machine
+	ran    []string
+	refuse func(config string) string // what sshd says against a configuration
+}
+
+const mainConfig = "Include /etc/ssh/sshd_config.d/*.conf\nUsePAM yes\n"
+
+func newBox(t *testing.T, init Init) *box {
+	t.Helper()
+	b := &box{t: t, refuse: func(string) string { return "" }}
+	b.m = &Machine{Root: t.TempDir(), Run: b.run, Trap: func(string) string { return "" }}
+	for _, dir := range []string{
+		"/etc/ssh/sshd_config.d", "/etc/systemd/system", "/etc/init.d", "/etc/rc2.d", "/etc/runlevels/default", "/usr/sbin",
+		"/usr/local/bin", "/usr/local/sbin", "/etc/polkit-1/rules.d", "/etc/sudoers.d", "/var/lib", "/var/log", "/src", "/etc/logrotate.d",
+	} {
+		if err := os.MkdirAll(b.m.path(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.put(sshdConfig, mainConfig)
+	b.put("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
+	b.put("/usr/sbin/useradd", "")
+	b.put("/usr/sbin/update-rc.d", "")
+	b.put("/etc/init.d/ssh", "")
+	b.put("/src/kido", "kido 1")
+	b.put("/src/kido-gate", "gate 1")
+	return b
+}
+
+func (b *box) put(path, text string) {
+	b.t.Helper()
+	if err := os.WriteFile(b.m.path(path), []byte(text), 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *box) get(path string) string {
+	b.t.Helper()
+	text, err := os.ReadFile(b.m.path(path))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// tree is all that is in the box, but what kido keeps for itself.
+func (b *box) tree() map[string]string {
+	b.t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(b.m.Root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(path, b.m.Root)
+		if name == journals || name == stateFolder || name == logFolder {
+			return fs.SkipDir
+		}
+		info, err := d.Info()
+		if err != nil || d.IsDir() {
+			all[name] = "folder"
+			return err
+		}
+		text, err := os.ReadFile(path)
+		all[name] = fmt.Sprintf("%o %s", info.Mode().Perm(), text)
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return all
+}
+
+func (b *box) run(argv ...string) (string, error) {
+	line := strings.Join(argv, " ")
+	b.ran = append(b.ran, line)
+	name := argv[len(argv)-1]
+	unit := b.m.path("/etc/systemd/system/" + name)
+	link := func(how, by string) string {
+		return b.m.path("/etc/systemd/system/" + by + "." + how + "/" + name)
+	}
+	each := func(do func(path string)) {
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			b.t.Errorf("%s: %v", line, err)
+		}
+		for l := range strings.Lines(string(text)) {
+			if by, ok := strings.CutPrefix(strings.TrimSpace(l), "WantedBy="); ok {
+				do(link("wants", by))
+			}
+			if by, ok := strings.CutPrefix(strings.TrimSpace(l), "RequiredBy="); ok {
+				do(link("requires", by))
+			}
+		}
+	}
+	var err error
+	switch {
+	case argv[0] == "useradd":
+		b.put("/etc/passwd", b.get("/etc/passwd")+fmt.Sprintf("kido:x:61234:61234::/nonexistent:%s\n", gateProgram))
+	case argv[0] == "userdel":
+		b.put("/etc/passwd", strings.Split(b.get("/etc/passwd"), "kido:")[0])
+	case strings.HasPrefix(line, "systemctl reenable"):
+		links, _ := filepath.Glob(link("*", "*"))
+		for _, l := range links {
+			err = errors.Join(err, os.Remove(l))
+		}
+		each(func(path string) {
+			err = errors.Join(err, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o644))
+		})
+	case strings.HasPrefix(line, "systemctl disable"):
+		links, _ := filepath.Glob(link("*", "*"))
+		for _, l := range links {
+			err = errors.Join(err, os.Remove(l))
+			_ = os.Remove(filepath.Dir(l))
+		}
+	case argv[0] == "update-rc.d" && name == "defaults":
+		b.put("/etc/rc2.d/S20"+argv[1], "")
+	case argv[0] == "update-rc.d":
+		_ = os.Remove(b.m.path("/etc/rc2.d/S20" + argv[2]))
+	case strings.HasPrefix(line, "systemctl is-active"):
+		return "active", nil
+	case strings.HasPrefix(line, "/usr/sbin/sshd -t"):
+		text, _ := os.ReadFile(name)
+		dropIn, _ := os.ReadFile(b.m.path(sshdDropIn))
+		if word := b.refuse(string(text) + string(dropIn)); word != "" {
+			return word, errors.New(word)
+		}
+	case strings.HasPrefix(line, "/usr/sbin/sshd -T"):
+		return strings.ToLower(strings.ReplaceAll(sshdBlock, "    ", "")), nil
+	}
+	return "", err
+}
+
+const shop = `site: shop
+hosts: {db1: 192.0.2.1, web1: 192.0.2.3}
+services:
+  oracle: {hosts: [db1, web1], ADAPTER: dbora.service, ready: {tcp: ":1521"}}
+  web: {hosts: web1, ADAPTER: httpd.service, after: oracle}
+`
+
+// setup is what web1 needs in the box.
+func (b *box) setup(init Init, text string) *Setup {
+	b.t.Helper()
+	f := facts(init)
+	f.Logrotate = init == SysV
+	f.Kido, f.Gate = b.m.path("/src/kido"), b.m.path("/src/kido-gate")
+	f.SSHDInclude = includesFolder(b.get(sshdConfig))
+	if init == SysV {
+		text = strings.ReplaceAll(text, ".service", "")
+	}
+	s, err := Make(Source{File: "/src/site.yaml", Text: strings.ReplaceAll(text, "ADAPTER", string(init)), Keys: &Keyring{}}, "web1", f)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+// apply does the work, at most so many steps of it, and returns the names of
+// the steps.
+func (b *box) apply(s *Setup, most int) (steps, warnings []string, err error) {
+	b.t.Helper()
+	w, err := b.m.Compare(s)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return b.do(w, most)
+}
+
+func (b *box) do(w *Work, most int) (steps, warnings []string, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	err = w.Do(ctx, func(s Step) {
+		steps = append(steps, s.String())
+		if len(steps) == most {
+			cancel()
+		}
+	})
+	return steps, w.Warnings, err
+}
+
+func (b *box) remove(purge bool) (steps, warnings []string) {
+	b.t.Helper()
+	w, err := b.m.Remove(purge)
+	if err == nil {
+		steps, warnings, err = b.do(w, -1)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return steps, warnings
+}
+
+func same(t *testing.T, what string, got, want map[string]string) {
+	t.Helper()
+	for _, path := range slices.Sorted(maps.Keys(got)) {
+		if _, ok := want[path]; !ok {
+			t.Errorf("%s: %s is there", what, path)
+		} else if got[path] != want[path] {
+			t.Errorf("%s: %s is\n%s\nwant\n%s", what, path, got[path], want[path])
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(want)) {
+		if _, ok := got[path]; !ok {
+			t.Errorf("%s: %s is not there", what, path)
+		}
+	}
+}
+
+// What is installed twice changes nothing the second time, and what is removed
+// leaves the machine as it was.
+func TestInstallTwiceAndRemove(t *testing.T) {
+	t.Parallel()
+	for _, init := range []Init{Systemd, SysV} {
+		t.Run(string(init), func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, init)
+			before := b.tree()
+			if steps, _, err := b.apply(b.setup(init, shop), -1); err != nil || len(steps) < 10 {
+				t.Fatal(steps, err)
+			}
+			after := b.tree()
+			if steps, warnings, err := b.apply(b.setup(init, shop), -1); err != nil || len(steps)+len(warnings) > 0 {
+				t.Errorf("the second time: %q %q %v", steps, warnings, err)
+			}
+			same(t, "the second time", b.tree(), after)
+			if _, warnings := b.remove(true); len(warnings) > 0 {
+				t.Errorf("removed: %q", warnings)
+			}
+			same(t, "removed", b.tree(), before)
+			if steps, _ := b.remove(false); len(steps) > 0 {
+				t.Errorf("removed once more: %q", steps)
+			}
+
+			// In two steps: what tells of the past stays until it is purged.
+			if _, _, err := b.apply(b.setup(init, shop), -1); err != nil {
+				t.Fatal(err)
+			}
+			key := b.get("/etc/kido/id_ed25519")
+			b.remove(false)
+			if b.get("/etc/kido/id_ed25519") != key || !strings.Contains(b.get("/etc/passwd"), "kido:") {
+				t.Error("the key or the user is gone without --purge")
+			}
+			b.remove(true)
+			same(t, "purged later", b.tree(), before)
+		})
+	}
+}
+
+// Wherever an install is cut off, the next one completes it.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, init := range []Init{Systemd, SysV} {
+		whole := newBox(t, init)
+		steps, _, err := whole.apply(whole.setup(init, shop), -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := whole.tree()
+		// The key is another in every box.
+		secret := func(tree map[string]string) map[string]string {
+			delete(tree, "/etc/kido/id_ed25519")
+			delete(tree, "/etc/kido/id_ed25519.pub")
+			return tree
+		}
+		for n := 1; n < len(steps); n++ {
+			t.Run(fmt.Sprintf("%s/%d", init, n), func(t *testing.T) {
+				t.Parallel()
+				b := newBox(t, init)
+				if done, _, err := b.apply(b.setup(init, shop), n); err == nil || len(done) != n {
+					t.Fatalf("not interrupted: %q %v", done, err)
+				}
+				b.ran = nil
+				if _, warnings, err := b.apply(b.setup(init, shop), -1); err != nil || len(warnings) > 0 {
+					t.Fatal(warnings, err)
+				}
+				same(t, "completed after "+steps[n-1], secret(b.tree()), secret(maps.Clone(want)))
+				reload := map[Init]string{Systemd: "systemctl daemon-reload", SysV: "/etc/init.d/ssh reload"}[init]
+				if !slices.Contains(b.ran, reload) {
+					t.Errorf("completed after %s without %s", steps[n-1], reload)
+				}
+				if again, _, err := b.apply(b.setup(init, shop), -1); err != nil || len(again) > 0 {
+					t.Errorf("once more: %q %v", again, err)
+				}
+			})
+		}
+	}
+}
+
+// What somebody else wrote is kept and comes back; what was changed by hand since
+// is never lost.
+func TestFilesOfOthers(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, Systemd)
+	if err := os.MkdirAll(b.m.path("/etc/kido"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.put("/etc/kido/policy", "by hand\n")
+	before := b.tree()
+	_, warnings, err := b.apply(b.setup(Systemd, shop), -1)
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "/etc/kido/policy was there already: it is kept as /var/lib/kido/saved/etc/kido/policy") {
+		t.Fatalf("%q %v", warnings, err)
+	}
+
+	ours := b.get("/etc/kido/policy")
+	b.put("/etc/kido/policy", ours+"# changed\n")
+	_, warnings, err = b.apply(b.setup(Systemd, shop), -1)
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "was changed by hand: what it was is kept as") {
+		t.Fatalf("%q %v", warnings, err)
+	}
+	if b.get("/etc/kido/policy") != ours {
+		t.Error("it is not written anew")
+	}
+	kept, _ := filepath.Glob(b.m.path("/var/lib/kido/saved/etc/kido/policy.*"))
+	if len(kept) != 1 {
+		t.Errorf("what was changed by hand is kept as %q", kept)
+	}
+
+	const unit = "/etc/systemd/system/kido-wait-web.service"
+	text := b.get(unit)
+	b.put(unit, text+"# changed\n")
+	_, warnings = b.remove(true)
+	if len(warnings) != 1 || !strings.Contains(warnings[0], unit+" was changed by hand: it is left") {
+		t.Errorf("removed: %q", warnings)
+	}
+	left := b.tree()
+	if left[unit] == "" {
+		t.Error("what was changed by hand is gone")
+	}
+	delete(left, unit)
+	same(t, "removed", left, before)
+}
+
+// Hooks follow the site file.
+func TestSiteChanged(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, Systemd)
+	if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+		t.Fatal(err)
+	}
+	const links = "/etc/systemd/system/apache2.service."
+	has := func(path string, want bool) {
+		t.Helper()
+		if _, there := b.tree()[path]; there != want {
+			t.Errorf("%s is there: %v", path, there)
+		}
+	}
+	has(links+"wants/kido-wait-web.service", true)
+
+	leave := strings.Replace(shop, "after: oracle}", "after: oracle, wait: {otherwise: leave}}", 1)
+	if _, _, err := b.apply(b.setup(Systemd, leave), -1); err != nil {
+		t.Fatal(err)
+	}
+	has(links+"wants/kido-wait-web.service", false)
+	has(links+"requires/kido-wait-web.service", true)
+
+	none := strings.Replace(shop, ", after: oracle}", "}", 1)
+	steps, _, err := b.apply(b.setup(Systemd, none), -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	has(links+"requires/kido-wait-web.service", false)
+	has("/etc/systemd/system/kido-wait-web.service", false)
+	has("/etc/systemd/system/kido-announce-oracle.service", false)
+	if slices.Contains(steps, "run systemctl disable --now kido-wait-web.service") {
+		t.Error("a hook that the service requires is stopped, and the service with it")
+	}
+	if !slices.Contains(steps, "run systemctl disable --now kido-announce-oracle.service") {
+		t.Errorf("the announcement goes on: %q", steps)
+	}
+}
+
+// sshd decides whether its configuration changes; whatever it says, what it has
+// is good.
+func TestSSHDRefuses(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		config string
+		refuse func(string) string
+		want   string
+	}{
+		"as it is": {
+			mainConfig,
+			func(string) string { return "bad already" },
+			"sshd refuses its configuration as it is, without kido: mend that first: bad already",
+		},
+		"the draft": {
+			mainConfig,
+			func(text string) string {
+				return map[bool]string{true: "no such option"}[strings.Contains(text, "ExposeAuthInfo")]
+			},
+			"sshd would refuse /etc/ssh/sshd_config.d/50-kido.conf, so it is not put there: no such option",
+		},
+		"in place": {
+			mainConfig,
+			func(text string) string {
+				return map[bool]string{true: "not here"}[strings.Contains(text, "ExposeAuthInfo") && !strings.Contains(text, blockBegin)]
+			},
+			"/etc/ssh/sshd_config.d/50-kido.conf was taken back: not here",
+		},
+		"a block": {
+			"UsePAM yes",
+			func(text string) string {
+				return map[bool]string{true: "no such option"}[strings.Contains(text, "ExposeAuthInfo")]
+			},
+			"sshd would refuse /etc/ssh/sshd_config, so it is not put there: no such option",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, SysV)
+			b.put(sshdConfig, c.config)
+			b.refuse = c.refuse
+			_, _, err := b.apply(b.setup(SysV, shop), -1)
+			if err == nil || err.Error() != c.want {
+				t.Errorf("error %v\nwant %s", err, c.want)
+			}
+			if got := b.get(sshdConfig); got != c.config {
+				t.Errorf("sshd_config is changed: %s", got)
+			}
+			if left, _ := filepath.Glob(b.m.path("/etc/ssh/sshd_config*/*")); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+			if _, err := os.Stat(b.m.path(sshdConfig + ".kido")); err == nil {
+				t.Error("the draft is left behind")
+			}
+			if links, _ := filepath.Glob(b.m.path("/etc/rc2.d/*")); len(links) > 0 {
+				t.Errorf("hooks are enabled all the same: %q", links)
+			}
+			b.refuse = func(string) string { return "" }
+			if _, _, err := b.apply(b.setup(SysV, shop), -1); err != nil {
+				t.Errorf("once it is mended: %v", err)
+			}
+		})
+	}
+}
+
+// Another Match that comes first would let a key do what it likes.
+func TestSSHDDoesOtherwise(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, Systemd)
+	run := b.m.Run
+	b.m.Run = func(argv ...string) (string, error) {
+		out, err := run(argv...)
+		if slices.Contains(argv, "-T") {
+			out = strings.Replace(out, "permittty no", "permittty yes", 1)
+		}
+		return out, err
+	}
+	_, _, err := b.apply(b.setup(Systemd, shop), -1)
+	if err == nil || !strings.Contains(err.Error(), `sshd does not hold the user kido to "permittty no": another Match`) {
+		t.Errorf("error %v", err)
+	}
+	if b.tree()[sshdDropIn] != "" {
+		t.Error("it is left in place")
+	}
+}
+
+// A block goes to the end of a file that is somebody else's, and out again.
+func TestBlock(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, SysV)
+	const config = "UsePAM yes\nMatch User x\n  X11Forwarding no" // no line end
+	b.put(sshdConfig, config)
+	if _, _, err := b.apply(b.setup(SysV, shop), -1); err != nil {
+		t.Fatal(err)
+	}
+	if want := config + "\n" + blockBegin + sshdBlock + "Match all\n" + blockEnd; b.get(sshdConfig) != want {
+		t.Errorf("sshd_config:\n%s", b.get(sshdConfig))
+	}
+	b.put(sshdConfig, b.get(sshdConfig)+"# appended\n")
+	if steps, _, err := b.apply(b.setup(SysV, shop), -1); err != nil || len(steps) > 0 {
+		t.Errorf("again: %q %v", steps, err)
+	}
+	b.remove(false)
+	if want := config + "\n# appended\n"; b.get(sshdConfig) != want {
+		t.Errorf("removed:\n%s", b.get(sshdConfig))
+	}
+}
+
+func TestCompareRefuses(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, Systemd)
+	b.put("/etc/passwd", "kido:x:1000:1000:Kido Tanaka:/home/kido:/bin/bash\n")
+	_, err := b.m.Compare(b.setup(Systemd, shop))
+	if err == nil || !strings.Contains(err.Error(), "there is a user kido already, with the login shell /bin/bash") {
+		t.Errorf("a person called kido: %v", err)
+	}
+	b.put("/etc/passwd", "")
+	if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+		t.Fatal(err)
+	}
+	s := b.setup(Systemd, shop)
+	s.Host = "db1"
+	if _, err := b.m.Compare(s); err == nil || !strings.Contains(err.Error(), "this machine is set up as the host web1") {
+		t.Errorf("another host: %v", err)
+	}
+	b.put(manifestFile, "{")
+	if _, err := b.m.Compare(b.setup(Systemd, shop)); err == nil || !strings.Contains(err.Error(), "what was installed here cannot be read") {
+		t.Errorf("a record that is cut short: %v", err)
+	}
+}

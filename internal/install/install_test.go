@@ -1,0 +1,335 @@
+package install
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"kido/internal/gate"
+	"kido/internal/site"
+	"kido/internal/wire"
+)
+
+var update = flag.Bool("update", false, "write the golden parts of testdata anew")
+
+// facts are those of the golden hosts.
+func facts(init Init) Facts {
+	f := Assume(init)
+	f.Units = map[string]Unit{
+		"httpd.service": {ID: "apache2.service"},
+		"dbora.service": {ID: "dbora.service", Trap: "dbora.service is a oneshot"},
+		"app.service":   {ID: "app.service", Missing: true},
+	}
+	f.Scripts = map[string]Script{"appd": {Provides: "application", Start: 50}, "sshd": {Provides: "sshd", Start: 55}}
+	if init == SysV {
+		f.SSHDInclude, f.Sequential, f.Logrotate = false, true, true
+	}
+	return f
+}
+
+// load reads a source from an archive.
+func load(t *testing.T, a *txtar.Archive) Source {
+	t.Helper()
+	dir := t.TempDir()
+	if err := txtar.Write(&txtar.Archive{Files: a.Files}, dir); err != nil {
+		t.Fatal(err)
+	}
+	src := Source{File: filepath.Join(dir, "site.yaml")}
+	for _, f := range a.Files {
+		switch f.Name {
+		case "site.yaml":
+			src.Text = string(f.Data)
+		case "known_hosts":
+			src.KnownHosts = string(f.Data)
+		}
+	}
+	s, err := site.Load(src.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if src.Keys, err = LoadKeyring(filepath.Join(dir, "keys"), s); err != nil {
+		t.Fatal(err)
+	}
+	return src
+}
+
+// render writes a setup as one text, without the copies of what the test itself
+// brings.
+func render(s *Setup) string {
+	var b strings.Builder
+	for _, f := range s.Folders {
+		fmt.Fprintf(&b, "folder %s %04o %s\n", f.Path, f.Mode, f.Owner)
+	}
+	if s.Key != "" {
+		fmt.Fprintf(&b, "key %s: %s\n", s.Key, s.Comment)
+	}
+	for _, h := range s.Hooks {
+		fmt.Fprintf(&b, "hook %s of %q: announce %v, require %v, follow %v\n", h.Name, h.Unit, h.Announce, h.Require, h.Follow)
+	}
+	for _, w := range s.Warnings {
+		fmt.Fprintln(&b, "warning:", w)
+	}
+	for _, f := range s.Files {
+		fmt.Fprintf(&b, "\n==> %s %04o %s%s\n", f.Path, f.Mode, f.Owner(), map[bool]string{true: ", a block"}[f.Block])
+		if f.Path != siteFile && filepath.Dir(f.Path) != keysFolder {
+			b.WriteString(f.Text)
+		}
+	}
+	return b.String()
+}
+
+func TestMake(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no golden files: ", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			a, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want string
+			if last := len(a.Files) - 1; a.Files[last].Name == "want" {
+				want = string(a.Files[last].Data)
+				a.Files = a.Files[:last]
+			}
+			head := strings.Fields(strings.Split(string(a.Comment), "\n")[0])
+			s, err := Make(load(t, a), head[0], facts(Init(head[1])))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := render(s)
+			for _, f := range s.Files {
+				if f.Path == gate.DefaultPolicy {
+					if _, err := gate.ParsePolicy(f.Text); err != nil {
+						t.Errorf("the gate does not take the policy: %v", err)
+					}
+				}
+			}
+			if *update {
+				a.Files = append(a.Files, txtar.File{Name: "want", Data: []byte(got)})
+				if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if got != want {
+				t.Errorf("go test -update writes it anew, once it is right:\n%s", got)
+			}
+		})
+	}
+}
+
+func TestMakeRefuses(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		init  Init
+		web   string // the service on web1
+		facts func(*Facts)
+		want  string
+	}{
+		"openrc on systemd":   {Systemd, "openrc: httpd", nil, "service web is known to openrc, and host web1 has systemd: say in the site file how that knows it (systemd: NAME)"},
+		"systemd on sysv":     {SysV, "systemd: httpd.service", nil, "service web is known to systemd, and host web1 has sysv"},
+		"sysv on openrc":      {OpenRC, "sysv: httpd", nil, "service web is known to sysv, and host web1 has openrc"},
+		"plain":               {SysV, "plain: restart", nil, "nothing of kido is needed there"},
+		"no polkit":           {Systemd, "systemd: httpd.service", func(f *Facts) { f.Polkit = "install it" }, "the gate needs polkit to restart units and nothing else: install it"},
+		"no sudo":             {SysV, "sysv: httpd", func(f *Facts) { f.Sudo = "install it" }, "the gate needs sudo to run the services' commands and nothing else: install it"},
+		"no gate":             {SysV, "sysv: httpd", func(f *Facts) { f.Gate = "" }, "the program kido-gate is not to be found: put it beside kido, or at /usr/local/sbin/kido-gate"},
+		"what sudo cannot be": {SysV, `command: {start: [/bin/x, "a'b"], stop: [/bin/x]}, pidfile: /run/x.pid`, nil, `service web: sudo cannot be told of "a'b" in exactly these letters`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := Assume(c.init)
+			if c.facts != nil {
+				c.facts(&f)
+			}
+			text := "site: x\nhosts: {web1: 192.0.2.3}\nservices:\n  web: {hosts: web1, " + c.web + "}\n"
+			_, err := Make(Source{File: "/src/site.yaml", Text: text, Keys: &Keyring{}}, "web1", f)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v\nwant %s", err, c.want)
+			}
+		})
+	}
+	_, err := Make(Source{Text: "site: x\nhosts: {web1: {user: ops}}\nservices:\n  web: {hosts: web1, sysv: httpd}\n", Keys: &Keyring{}}, "web1", Assume(SysV))
+	if err == nil || !strings.Contains(err.Error(), "its gate would run as the user ops") {
+		t.Errorf("another user: %v", err)
+	}
+}
+
+// A key that is a host's and a person's may do what either may; another key of
+// the same host gains nothing by that.
+func TestSharedKey(t *testing.T) {
+	t.Parallel()
+	s, err := site.Parse("site.yaml", []byte(strings.ReplaceAll(shop, "ADAPTER", "systemd")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Any three fingerprints will do.
+	a, b := "SHA256:"+strings.Repeat("A", 43), "SHA256:"+strings.Repeat("B", 42)+"A"
+	p, _ := PolicyOf(s, "web1", &Keyring{
+		People: []Person{{"ann", []Key{{Fingerprint: a}}}},
+		Hosts:  map[string][]Key{"db1": {{Fingerprint: a}, {Fingerprint: b}}},
+	})
+	for id, want := range map[string]string{a: "ann", b: "db1"} {
+		if got := p.Principal(id); got != want {
+			t.Errorf("%s is %s, want %s", id, got, want)
+		}
+	}
+	for id, may := range map[string]map[wire.Verb]bool{
+		a: {wire.VerbStatus: true, wire.VerbEnsure: true, wire.VerbStop: true, wire.VerbRestart: true},
+		b: {wire.VerbStatus: true, wire.VerbEnsure: true, wire.VerbStop: false, wire.VerbRestart: false},
+	} {
+		for verb, want := range may {
+			if got := p.Authorise(gate.Caller{Identity: id}, verb, "web") == nil; got != want {
+				t.Errorf("%s may %s web: %v", p.Principal(id), verb, got)
+			}
+		}
+	}
+}
+
+func TestLoadKeyring(t *testing.T) {
+	t.Parallel()
+	s, err := site.Parse("site.yaml", []byte(strings.ReplaceAll(shop, "ADAPTER", "systemd")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const key, other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKmd6GmeRzOUGRsP3grrzKR8yP1ySVYqsqXlpeSRnUmu", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDXlspwUMQdGNhpKwgM0IAMV8AIEjj+cUBgcuw1G7Gq3"
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  string // of the error; "" for none
+	}{
+		"good":            {map[string]string{"db1.pub": key + "\n", "ann.pub": "# ann\n\nfrom=\"192.0.2.9\" " + other, "README": "?"}, ""},
+		"rotation":        {map[string]string{"db1.pub": key + "\n" + other}, ""},
+		"no address":      {map[string]string{"ann.pub": key}, "ann.pub:1: it does not say where it may come from"},
+		"private":         {map[string]string{"db1.pub": "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"}, "db1.pub:1: this is a private key"},
+		"other options":   {map[string]string{"db1.pub": `command="sh" ` + key}, "db1.pub:1: public key"},
+		"empty":           {map[string]string{"db1.pub": "# nothing\n"}, "db1.pub holds no key"},
+		"two hosts' own":  {map[string]string{"db1.pub": key, "web1.pub": key}, "this is the key of db1 too: each host has its own"},
+		"a name":          {map[string]string{"a b.pub": key}, "a key is named after its host or its owner"},
+		"not closed":      {map[string]string{"ann.pub": `from="192.0.2.9 ` + key}, `from="…" is not closed`},
+		"the local name":  {map[string]string{"here.pub": key}, "a key is named after"},
+		"nothing is fine": {nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "keys")
+			if c.files != nil {
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for file, text := range c.files {
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r, err := LoadKeyring(dir, s)
+			switch {
+			case c.want == "" && err != nil:
+				t.Error(err)
+			case c.want == "" && r.Empty() != (c.files == nil):
+				t.Errorf("%+v", r)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("error %v\nwant %s", err, c.want)
+			case err != nil && strings.Contains(err.Error(), "AAAA"):
+				t.Errorf("the error shows the key: %v", err)
+			}
+		})
+	}
+}
+
+// What sudo is told must mean one command.
+func TestSudoCommand(t *testing.T) {
+	t.Parallel()
+	for want, argv := range map[string][]string{
+		`/etc/init.d/x start`:           {"/etc/init.d/x", "start"},
+		`/opt/x ""`:                     {"/opt/x"},
+		`/opt/x a\ b c\,d\:e\=f g\\h`:   {"/opt/x", "a b", "c,d:e=f", `g\h`},
+		`/opt/x \* \? \[a\] \! \#1 \^a`: {"/opt/x", "*", "?", "[a]", "!", "#1", "^a"},
+	} {
+		if got, err := sudoCommand(argv); err != nil || got != want {
+			t.Errorf("%q: %s, %v\nwant %s", argv, got, err, want)
+		}
+	}
+	for _, argv := range [][]string{{"/opt/x", ""}, {"/opt/x", "a\nb"}, {"/opt/x", `"`}, {"/opt/é"}} {
+		if got, err := sudoCommand(argv); err == nil {
+			t.Errorf("%q is written as %s", argv, got)
+		}
+	}
+}
+
+func TestIncludesFolder(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"Include /etc/ssh/sshd_config.d/*.conf\n":               true,
+		"\tinclude=\"sshd_config.d/*.conf\"\n":                  true,
+		"Port 22\n#Include /etc/ssh/sshd_config.d/*.conf\n":     false,
+		"Match User x\nInclude /etc/ssh/sshd_config.d/*.conf\n": false,
+		"Include /etc/ssh/sshd_config.d/10-mine.conf\n":         false,
+		"": false,
+	} {
+		if got := includesFolder(text); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
+func TestLook(t *testing.T) {
+	t.Parallel()
+	s, err := site.Parse("site.yaml", []byte(strings.ReplaceAll(shop, "ADAPTER", "systemd")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBox(t, Systemd)
+	b.put("/usr/sbin/sshd", "")
+	b.put("/etc/init.d/appd", "#!/bin/sh\n# chkconfig: 345 85 15\n# Provides: application app\n")
+	b.put("/etc/init.d/old", "#!/bin/sh\n")
+	b.put("/etc/rc2.d/S07old", "")
+	f, err := b.m.Look(s, "web1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Init != SysV || !f.SSHD || !f.SSHDInclude || f.Sequential || !f.Logrotate {
+		t.Errorf("%+v", f)
+	}
+	if f.Scripts["appd"] != (Script{"application", 85}) || f.Scripts["old"] != (Script{"", 7}) {
+		t.Errorf("scripts: %+v", f.Scripts)
+	}
+	if !strings.Contains(f.Sudo, "install the package sudo") {
+		t.Errorf("sudo: %s", f.Sudo)
+	}
+
+	if err := os.MkdirAll(b.m.path("/run/systemd/system"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	version := "pkaction version 0.105"
+	b.m.Trap = func(unit string) string { return "trap " + unit }
+	b.m.Run = func(argv ...string) (string, error) {
+		if argv[0] == "pkaction" {
+			return version, nil
+		}
+		return "Id=dbora.service\nLoadState=loaded\n\nId=httpd.service\nLoadState=not-found", nil
+	}
+	if f, err = b.m.Look(s, "web1"); err != nil {
+		t.Fatal(err)
+	}
+	if f.Init != Systemd || !strings.Contains(f.Polkit, "polkit 0.105 takes no rules in JavaScript") {
+		t.Errorf("%+v", f)
+	}
+	if want := (Unit{ID: "dbora.service", Trap: "trap dbora.service"}); f.Units["dbora.service"] != want || !f.Units["httpd.service"].Missing {
+		t.Errorf("units: %+v", f.Units)
+	}
+	for _, version = range []string{"pkaction version 0.120", "pkaction version 122"} {
+		if f, err = b.m.Look(s, "web1"); err != nil || f.Polkit != "" {
+			t.Errorf("%s: %s %v", version, f.Polkit, err)
+		}
+	}
+}

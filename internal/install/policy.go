@@ -1,0 +1,431 @@
+package install
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"kido/internal/gate"
+	"kido/internal/plan"
+	"kido/internal/probe"
+	"kido/internal/site"
+	"kido/internal/wire"
+)
+
+// The principals of a policy that are not named after a key's file.
+const (
+	principalHere   = "here"
+	principalRunner = "runner"
+)
+
+// PolicyFor is the policy of one host for a site with one key that may do
+// everything: that of identities (see gate.Principal). It needs no privileges
+// of its own: commands are run as the user of the gate.
+func PolicyFor(s *site.Site, host string, identities []string) (*gate.Policy, []string) {
+	b := newPolicy(s, host)
+	b.whole(principalRunner, identities)
+	b.whole(principalHere, []string{gate.IdentityLocal})
+	return b.finish(), b.warnings
+}
+
+// PolicyOf is the policy that [Make] puts at a host: it may be used by whoever
+// runs the gate there, by the people whose keys are in the keyring, each with
+// all verbs, and by the hosts that announce an upstream of what is here, each
+// with what its cascades need and no more.
+func PolicyOf(s *site.Site, host string, keys *Keyring) (*gate.Policy, []string) {
+	b := newPolicy(s, host)
+	b.whole(principalHere, []string{gate.IdentityLocal})
+	for _, p := range keys.People {
+		b.whole(p.Name, fingerprints(p.Keys))
+	}
+	for _, p := range peers(b.topo, host) {
+		found := keys.Hosts[p.host]
+		if len(found) == 0 {
+			b.warn("the key of %s is not known yet: enrol it (put its public key at keys/%s.pub beside the site file), then run this again", p.host, p.host)
+			continue
+		}
+		b.peer(p, fingerprints(found))
+	}
+	if slices.ContainsFunc(b.policy.Services, needsRoot) {
+		b.policy.Become = []string{sudoProgram, "-n"}
+	}
+	return b.finish(), b.warnings
+}
+
+// needsRoot reports whether what the gate runs for a service is a command, and
+// not a word to an init that knows who may say it.
+func needsRoot(s gate.PolicyService) bool { return s.Adapter != string(site.KindSystemd) }
+
+// policyBuilder collects a host's policy.
+type policyBuilder struct {
+	topo     *plan.Topology
+	host     string
+	policy   *gate.Policy
+	granted  map[string]map[string]map[wire.Verb]bool // principal → service or watch → verbs
+	warnings []string
+}
+
+func (b *policyBuilder) warn(format string, args ...any) {
+	b.warnings = append(b.warnings, fmt.Sprintf(format, args...))
+}
+
+func newPolicy(s *site.Site, host string) *policyBuilder {
+	b := &policyBuilder{
+		topo: plan.New(s), host: host, granted: map[string]map[string]map[wire.Verb]bool{},
+		policy: &gate.Policy{Host: host, State: gate.DefaultState, Timeout: gate.DefaultTimeout},
+	}
+	watched := map[site.Instance][]probe.Spec{}
+	var order []site.Instance
+	watch := func(u site.Instance, specs []probe.Spec) {
+		if _, ok := watched[u]; !ok {
+			order = append(order, u)
+		}
+		for _, p := range specs {
+			if !slices.ContainsFunc(watched[u], func(q probe.Spec) bool { return slices.Equal(p.Fields(), q.Fields()) }) {
+				watched[u] = append(watched[u], p)
+			}
+		}
+	}
+	for _, i := range b.topo.Instances() {
+		v := s.Service(i.Service)
+		if i.Host != host || v.Adapter.Kind == site.KindPlain {
+			continue
+		}
+		for _, u := range b.topo.ProbedFrom(i) {
+			watch(u, Probes(s, s.Service(u.Service), u.Host, site.FromDependent))
+		}
+		held := b.wait(v)
+		if held != nil {
+			for _, some := range held.Await {
+				for _, name := range some {
+					service, h, _ := strings.Cut(name, "@")
+					watch(site.Instance{Service: service, Host: h}, seenFrom(s, s.Service(service), h, host))
+				}
+			}
+		}
+		a := v.Adapter
+		b.policy.Timeout = max(b.policy.Timeout, v.Timeout.Start, v.Timeout.Stop)
+		b.policy.Services = append(b.policy.Services, gate.PolicyService{
+			Name: v.Name, Adapter: string(a.Kind), Unit: a.Unit,
+			Start: a.Start, Stop: a.Stop, Restart: a.Restart, Reload: a.Reload, Status: a.Status,
+			PIDFile: a.PIDFile, Ready: Probes(s, v, host, site.FromHost), Wait: held,
+		})
+	}
+	for _, u := range order {
+		b.policy.Watches = append(b.policy.Watches, gate.Watch{Instance: u.String(), Ready: watched[u]})
+	}
+	return b
+}
+
+// wait is how a service's own start is held here; nil where it is not.
+func (b *policyBuilder) wait(v *site.Service) *gate.Wait {
+	if v.Wait.Off || len(v.After) == 0 {
+		return nil
+	}
+	s := b.topo.Site()
+	w := &gate.Wait{Timeout: v.Wait.Timeout, Grace: v.Wait.Grace, Leave: v.Wait.Leave}
+	for _, dep := range v.After {
+		var seen, unseen []string
+		for _, u := range upstreams(s, site.Instance{Service: v.Name, Host: b.host}, dep) {
+			if len(seenFrom(s, s.Service(u.Service), u.Host, b.host)) > 0 {
+				seen = append(seen, u.String())
+			} else {
+				unseen = append(unseen, u.String())
+			}
+		}
+		for _, u := range unseen {
+			b.warn("cannot see from here whether %s is ready, so the start of %s is not held for it: give it a tcp or http probe, or one with from: dependent", u, v.Name)
+		}
+		switch {
+		case dep.Of == site.OfAny && len(unseen) > 0:
+			// The one that cannot be seen may be the one that is enough.
+		case dep.Of == site.OfAny && len(seen) > 0:
+			w.Await = append(w.Await, seen)
+		default:
+			for _, u := range seen {
+				w.Await = append(w.Await, []string{u})
+			}
+		}
+	}
+	if len(w.Await) == 0 {
+		return nil
+	}
+	return w
+}
+
+// upstreams lists the instances that a dependency of d is about.
+func upstreams(s *site.Site, d site.Instance, dep site.Dependency) []site.Instance {
+	up := s.Service(dep.Upstream)
+	if !dep.SameHost {
+		return up.Instances()
+	}
+	if slices.Contains(up.Hosts, d.Host) {
+		return []site.Instance{{Service: up.Name, Host: d.Host}}
+	}
+	return nil
+}
+
+// seenFrom lists the probes that tell from a place whether an instance of v at
+// host is ready.
+func seenFrom(s *site.Site, v *site.Service, host, place string) []probe.Spec {
+	specs := Probes(s, v, host, site.FromDependent)
+	for _, p := range Probes(s, v, host, site.FromHost) {
+		if host == place || reachable(p) {
+			specs = append(specs, p)
+		}
+	}
+	return specs
+}
+
+// reachable reports whether a probe that is meant for the instance's own host
+// means the same elsewhere.
+func reachable(p probe.Spec) bool {
+	var name string
+	switch p.Kind {
+	case probe.KindTCP:
+		name, _, _ = net.SplitHostPort(p.Target)
+	case probe.KindHTTP, probe.KindHTTPS:
+		u, err := url.Parse(p.Target)
+		if err != nil {
+			return false
+		}
+		name = u.Hostname()
+	default:
+		return false
+	}
+	if ip, err := netip.ParseAddr(name); err == nil {
+		return !ip.Unmap().IsLoopback() && !ip.IsUnspecified()
+	}
+	return name != "localhost" && !strings.HasSuffix(name, ".localhost")
+}
+
+// principals are the names under which identities are granted something: a key
+// that belongs to a principal already keeps it, and so may do what either may;
+// the others become one of the given name, or near it where that is taken.
+func (b *policyBuilder) principals(name string, identities []string) (names []string) {
+	p := b.policy
+	fresh := gate.Principal{Name: name}
+	for _, id := range identities {
+		if old := p.Principal(id); old == "" {
+			fresh.Identities = append(fresh.Identities, id)
+		} else if !slices.Contains(names, old) {
+			names = append(names, old)
+		}
+	}
+	if len(fresh.Identities) == 0 {
+		return names
+	}
+	for slices.ContainsFunc(p.Principals, func(q gate.Principal) bool { return q.Name == fresh.Name }) {
+		fresh.Name += "-key"
+	}
+	p.Principals = append(p.Principals, fresh)
+	return append(names, fresh.Name)
+}
+
+func (b *policyBuilder) grant(principal, what string, verbs ...wire.Verb) {
+	if b.granted[principal] == nil {
+		b.granted[principal] = map[string]map[wire.Verb]bool{}
+	}
+	if b.granted[principal][what] == nil {
+		b.granted[principal][what] = map[wire.Verb]bool{}
+	}
+	for _, v := range verbs {
+		b.granted[principal][what][v] = true
+	}
+}
+
+// whole lets identities do everything that the gate can.
+func (b *policyBuilder) whole(name string, identities []string) {
+	for _, name := range b.principals(name, identities) {
+		for _, v := range b.policy.Services {
+			for _, verb := range wire.Verbs() {
+				if verb != wire.VerbProbe {
+					b.grant(name, v.Name, verb)
+				}
+			}
+		}
+		for _, w := range b.policy.Watches {
+			b.grant(name, w.Instance, wire.VerbProbe)
+		}
+	}
+}
+
+// peer lets the keys of a host do what the cascades of its own services need.
+func (b *policyBuilder) peer(p peer, identities []string) {
+	for _, name := range b.principals(p.host, identities) {
+		for _, i := range p.around {
+			if i.Host != b.host || b.policy.Service(i.Service) == nil {
+				continue
+			}
+			b.grant(name, i.Service, wire.VerbStatus)
+			if !p.after[i] {
+				continue
+			}
+			b.grant(name, i.Service, wire.VerbEnsure)
+			for _, u := range b.topo.ProbedFrom(i) {
+				b.grant(name, u.String(), wire.VerbProbe)
+			}
+		}
+	}
+}
+
+// finish writes the grants in the order of principals, services and watches.
+func (b *policyBuilder) finish() *gate.Policy {
+	p := b.policy
+	var things []string
+	for _, v := range p.Services {
+		things = append(things, v.Name)
+	}
+	for _, w := range p.Watches {
+		things = append(things, w.Instance)
+	}
+	for _, who := range p.Principals {
+		for _, what := range things {
+			g := gate.Grant{Principal: who.Name, Service: what}
+			for _, v := range wire.Verbs() {
+				if b.granted[who.Name][what][v] {
+					g.Verbs = append(g.Verbs, v)
+				}
+			}
+			if len(g.Verbs) > 0 {
+				p.Grants = append(p.Grants, g)
+			}
+		}
+	}
+	isHTTPS := func(p probe.Spec) bool { return p.Kind == probe.KindHTTPS }
+	if slices.ContainsFunc(p.Services, func(v gate.PolicyService) bool { return slices.ContainsFunc(v.Ready, isHTTPS) }) ||
+		slices.ContainsFunc(p.Watches, func(w gate.Watch) bool { return slices.ContainsFunc(w.Ready, isHTTPS) }) {
+		p.Prober = kidoProgram
+	}
+	return p
+}
+
+// peer is a host whose announcements reach another one.
+type peer struct {
+	host   string
+	after  map[site.Instance]bool // what its cascades make fresh
+	around []site.Instance        // that, and what they have to look at
+}
+
+// peers lists the other hosts whose cascades reach a host, in the order of the
+// site file.
+func peers(topo *plan.Topology, host string) []peer {
+	announced := announcedBy(topo.Site())
+	followers := followersIn(topo)
+	var all []peer
+	for _, h := range topo.Site().Hosts {
+		targets := announced[h.Name]
+		if h.Name == host || len(targets) == 0 {
+			continue
+		}
+		p := peer{host: h.Name, after: map[site.Instance]bool{}}
+		reached := false
+		for next := slices.Clone(targets); len(next) > 0; next = next[1:] {
+			for _, d := range followers[next[0]] {
+				if !p.after[d] {
+					p.after[d] = true
+					next = append(next, d)
+				}
+			}
+		}
+		p.around = topo.Around(targets)
+		for _, i := range p.around {
+			reached = reached || i.Host == host && topo.Site().Service(i.Service).Adapter.Kind != site.KindPlain
+		}
+		if reached {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// announcedBy lists, for each host, its instances that something reacts to.
+func announcedBy(s *site.Site) map[string][]site.Instance {
+	followed := map[string]bool{}
+	sameHost := map[site.Instance]bool{}
+	for _, v := range s.Services {
+		for _, dep := range v.After {
+			switch {
+			case dep.OnRestart == site.ReactionNone:
+			case dep.SameHost:
+				for _, h := range v.Hosts {
+					sameHost[site.Instance{Service: dep.Upstream, Host: h}] = true
+				}
+			default:
+				followed[dep.Upstream] = true
+			}
+		}
+	}
+	all := map[string][]site.Instance{}
+	for _, v := range s.Services {
+		for _, i := range v.Instances() {
+			if v.Adapter.Kind != site.KindPlain && (followed[v.Name] || sameHost[i]) {
+				all[i.Host] = append(all[i.Host], i)
+			}
+		}
+	}
+	return all
+}
+
+// followersIn lists, for each instance, those that react to its restart.
+func followersIn(topo *plan.Topology) map[site.Instance][]site.Instance {
+	s := topo.Site()
+	all := map[site.Instance][]site.Instance{}
+	for _, d := range topo.Instances() {
+		for _, dep := range s.Service(d.Service).After {
+			if dep.OnRestart == site.ReactionNone {
+				continue
+			}
+			for _, u := range upstreams(s, d, dep) {
+				all[u] = append(all[u], d)
+			}
+		}
+	}
+	return all
+}
+
+// Probes lists the probes of a service's instance that are to be asked from a
+// place, with every address filled in.
+func Probes(s *site.Site, v *site.Service, host string, from site.ProbeFrom) []probe.Spec {
+	address := s.Host(host).Address
+	var specs []probe.Spec
+	for _, p := range v.Ready {
+		if p.From != from {
+			continue
+		}
+		spec := probe.Spec{Status: p.Status, Timeout: p.Timeout}
+		switch {
+		case p.TCP != "":
+			spec.Kind, spec.Target = probe.KindTCP, fill(p.TCP, address)
+		case p.HTTP != "":
+			u, err := url.Parse(p.HTTP)
+			if err != nil {
+				continue // package site does not let such a probe pass
+			}
+			u.Host = fill(u.Host, address)
+			spec.Kind, spec.Target = probe.Kind(u.Scheme), u.String()
+		default:
+			spec.Kind, spec.Argv = probe.KindExec, p.Exec
+		}
+		specs = append(specs, spec)
+	}
+	return specs
+}
+
+// fill puts the instance's address into a "host:port" that has no host.
+func fill(hostport, address string) string {
+	host, port, err := net.SplitHostPort(hostport)
+	switch {
+	case hostport == "": // a URL such as http:///health
+		if ip := net.ParseIP(address); ip != nil && ip.To4() == nil {
+			return "[" + address + "]"
+		}
+		return address
+	case err == nil && host == "":
+		return net.JoinHostPort(address, port)
+	}
+	return hostport
+}

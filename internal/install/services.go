@@ -1,0 +1,268 @@
+package install
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// The marks around what is ours in a file that is somebody else's.
+const (
+	blockBegin = "# kido: begin. " + written + "\n"
+	blockEnd   = "# kido: end\n"
+)
+
+// cutBlock splits a text into what is not ours and what is.
+func cutBlock(text string) (rest, inner string, found bool) {
+	before, after, ok := strings.Cut(text, blockBegin)
+	if !ok {
+		return text, "", false
+	}
+	inner, after, ok = strings.Cut(after, blockEnd)
+	if !ok {
+		return text, "", false
+	}
+	return before + after, inner, true
+}
+
+// withBlock is a text with our block at its end.
+func withBlock(text, inner string) string {
+	rest, _, _ := cutBlock(text)
+	if rest != "" && !strings.HasSuffix(rest, "\n") {
+		rest += "\n"
+	}
+	return rest + blockBegin + inner + blockEnd
+}
+
+// cut takes our block out of a file.
+func (m *Machine) cut(path string) error {
+	info, err := os.Stat(m.path(path))
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(m.path(path))
+	if err != nil {
+		return err
+	}
+	rest, _, _ := cutBlock(string(text))
+	return m.write(File{Path: path, Mode: info.Mode().Perm()}, []byte(rest))
+}
+
+// placeSSHD puts our part of sshd's configuration in place. sshd is asked three
+// times: whether its configuration is good as it is, whether it would be with
+// ours (as a draft that no sshd reads), and, once it is in place, whether the
+// gate's user gets what it says. Where not, all is as it was.
+func (m *Machine) placeSSHD(w *Work, f File, text []byte) error {
+	if err := m.askSSHD(sshdConfig); err != nil {
+		return fmt.Errorf("sshd refuses its configuration as it is, without kido: mend that first: %w", err)
+	}
+	main, err := os.ReadFile(m.path(sshdConfig))
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(m.path(sshdConfig))
+	if err != nil {
+		return err
+	}
+	inner := string(text)
+	draft := File{Path: sshdConfig + ".kido", Mode: 0o600}
+	if err := m.write(draft, []byte(withBlock(string(main), inner))); err != nil {
+		return err
+	}
+	err = m.askSSHD(draft.Path)
+	if err = errors.Join(err, os.Remove(m.path(draft.Path))); err != nil {
+		return fmt.Errorf("sshd would refuse %s, so it is not put there: %w", f.Path, err)
+	}
+	before, there, err := m.content(f.Path, false)
+	if err != nil {
+		return err
+	}
+	if f.Block {
+		f.Mode, text = info.Mode().Perm(), []byte(withBlock(string(main), inner))
+	}
+	if err := m.write(f, text); err != nil {
+		return err
+	}
+	err = m.askSSHD(sshdConfig)
+	if err == nil {
+		err = m.effective(w)
+	}
+	if err == nil {
+		return nil
+	}
+	back := func() error { return m.remove(f.Path) }
+	if there {
+		back = func() error { return m.write(f, before) }
+	}
+	return fmt.Errorf("%s was taken back: %w", f.Path, errors.Join(err, back()))
+}
+
+// askSSHD has sshd read a configuration.
+func (m *Machine) askSSHD(config string) error {
+	const missing = "Missing privilege separation directory: "
+	out, err := m.Run("/usr/sbin/sshd", "-t", "-f", m.path(config))
+	if _, dir, ok := strings.Cut(out, missing); err != nil && ok {
+		// It is made when sshd starts, and where a socket starts sshd that may
+		// not have been yet.
+		dir, _, _ = strings.Cut(dir, "\n")
+		if merr := os.MkdirAll(m.path(strings.TrimSpace(dir)), 0o755); merr != nil {
+			return merr
+		}
+		_, err = m.Run("/usr/sbin/sshd", "-t", "-f", m.path(config))
+	}
+	return err
+}
+
+// effective fails where something else in sshd's configuration comes before the
+// block, and warns of what keeps the user out.
+func (m *Machine) effective(w *Work) error {
+	out, err := m.Run("/usr/sbin/sshd", "-T", "-f", m.path(sshdConfig), "-C", "user="+gateUser+",host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22")
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(strings.ToLower(out), "\n")
+	for line := range strings.Lines(sshdBlock) {
+		want := strings.ToLower(strings.Join(strings.Fields(line), " "))
+		if strings.HasPrefix(want, "match ") || strings.HasSuffix(want, " none") {
+			continue
+		}
+		if !slices.Contains(lines, want) {
+			return fmt.Errorf("sshd does not hold the user %s to %q: another Match in its configuration comes first: move it behind, or let it leave out this user", gateUser, want)
+		}
+	}
+	for _, list := range []string{"allowusers", "allowgroups"} {
+		named, any := false, false
+		for _, line := range lines {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == list {
+				any, named = true, named || slices.Contains(f[1:], gateUser)
+			}
+		}
+		if any && !named {
+			w.warn("sshd lets in only those that %s names, and %s is not among them: add it, or no key of kido gets in", list, gateUser)
+		}
+	}
+	return nil
+}
+
+// reload has sshd read its configuration again, unless it would not come back
+// from that. One that does not run, or that a socket starts, reads it then.
+func (m *Machine) reload(w *Work, init Init, soft bool) {
+	argv := m.reloadArgv(init)
+	if argv == nil {
+		return
+	}
+	step := w.run(argv...)
+	step.soft = soft
+	step.do = func() error {
+		if err := m.askSSHD(sshdConfig); err != nil {
+			return fmt.Errorf("sshd refuses its configuration, so it is not told to read it: %w", err)
+		}
+		_, err := m.Run(argv...)
+		return err
+	}
+}
+
+func (m *Machine) reloadArgv(init Init) []string {
+	for _, name := range []string{"ssh", "sshd"} {
+		switch {
+		case init == Systemd:
+			if out, err := m.Run("systemctl", "is-active", name+".service"); err == nil && strings.HasPrefix(out, "active") {
+				return []string{"systemctl", "reload", name + ".service"}
+			}
+		case !m.exists("/etc/init.d/" + name):
+		case init == OpenRC:
+			return []string{"rc-service", name, "reload"}
+		default:
+			return []string{"/etc/init.d/" + name, "reload"}
+		}
+	}
+	return nil
+}
+
+// hooked reports whether init is going to run a hook.
+func (m *Machine) hooked(init Init, h Hook) bool {
+	there := func(path string) bool {
+		_, err := os.Lstat(m.path(path))
+		return err == nil
+	}
+	switch init {
+	case Systemd:
+		return !slices.ContainsFunc(h.links(), func(l string) bool { return !there(l) })
+	case OpenRC:
+		return there("/etc/runlevels/default/" + h.Name)
+	}
+	links, _ := filepath.Glob(m.path("/etc") + "/rc[2-5].d/S[0-9][0-9]" + h.Name)
+	return len(links) > 0
+}
+
+// enable has init run a hook; again where it was to run another of that name.
+func (m *Machine) enable(w *Work, init Init, h Hook, again bool) {
+	switch {
+	case init == Systemd:
+		w.run("systemctl", "reenable", h.Name+".service")
+	case init == OpenRC:
+		if !m.hooked(init, h) {
+			w.run("rc-update", "add", h.Name, "default")
+		}
+	case m.has("chkconfig"):
+		if again {
+			w.run("chkconfig", "--del", h.Name) // it looks at numbers only once
+		}
+		w.run("chkconfig", "--add", h.Name)
+	case m.has("update-rc.d"):
+		w.run("update-rc.d", h.Name, "defaults")
+	case m.has("insserv"):
+		w.run("insserv", h.Name)
+	default:
+		w.warn("neither chkconfig nor update-rc.d nor insserv is here: have %s started at boot yourself", h.File)
+	}
+}
+
+// unhook ends a hook and has init forget it. Of a hook that holds a start only
+// the link is taken away: to stop it could stop the service with it.
+func (m *Machine) unhook(w *Work, init Init, h Hook) {
+	switch {
+	case init == Systemd && h.Announce:
+		w.run("systemctl", "disable", "--now", h.Name+".service").soft = true
+	case init == Systemd:
+		w.run("systemctl", "disable", h.Name+".service").soft = true
+	case init == OpenRC:
+		if h.Announce {
+			w.run("rc-service", h.Name, "stop").soft = true
+		} else {
+			w.run("rc-service", h.Name, "zap").soft = true
+		}
+		w.run("rc-update", "del", h.Name, "default").soft = true
+	default:
+		if h.Announce && m.exists(h.File) {
+			w.run(h.File, "stop").soft = true
+		}
+		switch {
+		case m.has("chkconfig"):
+			w.run("chkconfig", "--del", h.Name).soft = true
+		case m.has("update-rc.d"):
+			w.run("update-rc.d", "-f", h.Name, "remove").soft = true
+		case m.has("insserv"):
+			w.run("insserv", "-r", h.Name).soft = true
+		}
+	}
+}
+
+// start begins to announce what is up already, as the next boot would.
+func (m *Machine) start(w *Work, init Init, h Hook) {
+	switch {
+	case init == Systemd && h.Follow:
+		w.run("systemctl", "restart", "--no-block", h.Name+".service").soft = true
+	case init == Systemd:
+		if out, err := m.Run("systemctl", "is-active", h.Unit); err == nil && strings.HasPrefix(out, "active") {
+			w.run("systemctl", "restart", "--no-block", h.Name+".service").soft = true
+		}
+	case init == OpenRC:
+		w.run("rc-service", h.Name, "restart").soft = true
+	default:
+		w.run(h.File, "restart").soft = true
+	}
+}
