@@ -93,15 +93,11 @@ const (
 )
 
 func (u *systemd) Observe(ctx context.Context) (Observation, error) {
-	boot, err := BootID()
-	if err != nil {
-		return Observation{}, err
-	}
 	s, err := u.status(ctx)
 	if err != nil {
 		return Observation{}, err
 	}
-	return s.observation(boot, monotonic())
+	return s.observation(monotonic())
 }
 
 // unitStatus is one look at a unit. All but the words at its end are of one
@@ -164,8 +160,11 @@ func (u *systemd) property(ctx context.Context, path dbus.ObjectPath, name strin
 	return b.property(ctx, path, typeInterface(u.name), name)
 }
 
-// observation is what a status means to kido.
-func (s unitStatus) observation(boot string, now time.Duration) (Observation, error) {
+// observation is what a status means to kido. An invocation id is random and
+// never comes back, so it is a token without the boot id: what that looks like
+// from inside a unit of a container depends on how the unit is sandboxed, and two
+// who look must see the same.
+func (s unitStatus) observation(now time.Duration) (Observation, error) {
 	busy := func(word string) (Observation, error) { return Observation{State: Busy, Word: word}, nil }
 	since := ""
 	if d := now - s.changed; s.changed > 0 && d > 0 {
@@ -191,7 +190,7 @@ func (s unitStatus) observation(boot string, now time.Duration) (Observation, er
 			o.Word = "systemd has no invocation id for it"
 			return o, nil
 		}
-		o.Token = boot + ":" + hex.EncodeToString(s.invocation)
+		o.Token = hex.EncodeToString(s.invocation)
 		if s.entered > 0 {
 			o.Age = max(0, now-s.entered)
 		}

@@ -58,13 +58,13 @@ func TestUnitObservation(t *testing.T) {
 		want Observation
 		err  string
 	}{
-		{"up", unitStatus{load: "loaded", active: "active", sub: "running", invocation: id, entered: now - time.Minute}, Observation{State: Up, Token: "boot:5a01", Age: time.Minute}, ""},
-		{"up since just now", unitStatus{load: "loaded", active: "active", sub: "running", invocation: id, entered: now + 1}, Observation{State: Up, Token: "boot:5a01"}, ""},
+		{"up", unitStatus{load: "loaded", active: "active", sub: "running", invocation: id, entered: now - time.Minute}, Observation{State: Up, Token: "5a01", Age: time.Minute}, ""},
+		{"up since just now", unitStatus{load: "loaded", active: "active", sub: "running", invocation: id, entered: now + 1}, Observation{State: Up, Token: "5a01"}, ""},
 		{"up, no id", unitStatus{load: "loaded", active: "active", sub: "mounted"}, Observation{State: Up, Word: "systemd has no invocation id for it"}, ""},
-		{"up, file removed", unitStatus{load: "not-found", active: "active", sub: "running", invocation: id}, Observation{State: Up, Token: "boot:5a01", Word: "it runs, but could not be started again: its unit is not-found"}, ""},
-		{"up, masked since", unitStatus{load: "masked", active: "active", sub: "running", invocation: id}, Observation{State: Up, Token: "boot:5a01", Word: "it runs, but could not be started again: its unit is masked"}, ""},
+		{"up, file removed", unitStatus{load: "not-found", active: "active", sub: "running", invocation: id}, Observation{State: Up, Token: "5a01", Word: "it runs, but could not be started again: its unit is not-found"}, ""},
+		{"up, masked since", unitStatus{load: "masked", active: "active", sub: "running", invocation: id}, Observation{State: Up, Token: "5a01", Word: "it runs, but could not be started again: its unit is masked"}, ""},
 		{"up with a job", unitStatus{load: "loaded", active: "active", sub: "running", invocation: id, jobs: true, doing: "its restart job is waiting"}, Observation{State: Busy, Word: "its restart job is waiting"}, ""},
-		{"up from an init script", unitStatus{id: "dbora.service", load: "loaded", active: "active", sub: "exited", invocation: id, script: "/etc/init.d/dbora"}, Observation{State: Up, Token: "boot:5a01", Word: "dbora.service was made from /etc/init.d/dbora, and systemd does not know its main process: it stays up when that dies, so name the script as sysv, with its pid file"}, ""},
+		{"up from an init script", unitStatus{id: "dbora.service", load: "loaded", active: "active", sub: "exited", invocation: id, script: "/etc/init.d/dbora"}, Observation{State: Up, Token: "5a01", Word: "dbora.service was made from /etc/init.d/dbora, and systemd does not know its main process: it stays up when that dies, so name the script as sysv, with its pid file"}, ""},
 		{"reloading", unitStatus{load: "loaded", active: "reloading", sub: "reload-notify", changed: now - 90*time.Second}, Observation{State: Busy, Word: "reloading for 1m30s"}, ""},
 		{"refreshing", unitStatus{load: "loaded", active: "refreshing"}, Observation{State: Busy, Word: "refreshing"}, ""},
 		{"activating", unitStatus{load: "loaded", active: "activating", sub: "start-pre", changed: now - 4*time.Minute}, Observation{State: Busy, Word: "starting for 4m0s (start-pre)"}, ""},
@@ -79,7 +79,7 @@ func TestUnitObservation(t *testing.T) {
 		{"unheard of", unitStatus{id: "x.service", load: "loaded", active: "dreaming"}, Observation{}, "systemd says that x.service is dreaming, which kido does not know"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			got, err := x.s.observation("boot", now)
+			got, err := x.s.observation(now)
 			if got != x.want || (err == nil) != (x.err == "") || err != nil && err.Error() != x.err {
 				t.Errorf("got %+v, %v\nwant %+v, %s", got, err, x.want, x.err)
 			}
