@@ -60,8 +60,24 @@ func (o *operator) write(name string, mode os.FileMode, content []byte) {
 // enroll runs kido enroll for hosts, all if none is named.
 func (o *operator) enroll(hosts ...string) string {
 	o.t.Helper()
-	ssh := "ssh -F none -i " + o.path("login") + " -o BatchMode=yes -o UserKnownHostsFile=" + o.path("login_hosts")
-	return o.must(0, append([]string{"enroll", "--to", "root@%a", "--ssh", ssh}, hosts...)...)
+	return o.must(0, append(o.enrollArgs("root@%a"), hosts...)...)
+}
+
+// enrollArgs are the words of kido enroll by the administrator's own ssh.
+func (o *operator) enrollArgs(to string) []string {
+	return []string{"enroll", "--to", to, "--ssh", strings.Join(o.ssh(), " ")}
+}
+
+func (o *operator) ssh() []string {
+	return []string{"ssh", "-F", "none", "-i", o.path("login"), "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=" + o.path("login_hosts")}
+}
+
+// login fails the test where the administrator cannot log in to a machine.
+func (o *operator) login(host int) {
+	o.t.Helper()
+	if out, err := o.lab.Net(append(o.ssh(), "root@"+o.lab.Addr(host), "true")...).CombinedOutput(); err != nil {
+		o.t.Errorf("the administrator cannot log in to machine %d: %v\n%s", host, err, out)
+	}
 }
 
 // kido is a run of kido by the operator.
@@ -78,4 +94,20 @@ func (o *operator) must(status int, args ...string) string {
 		o.t.Fatalf("kido %s: %v, want exit status %d\n%s", strings.Join(args, " "), err, status, out)
 	}
 	return string(out)
+}
+
+// allFresh waits until every instance is ready and fresh, as the operator sees it.
+func (o *operator) allFresh() {
+	o.t.Helper()
+	var last []byte
+	defer func() {
+		if o.t.Failed() {
+			o.t.Logf("kido status said last:\n%s", last)
+		}
+	}()
+	o.lab.Until("all are ready and fresh", func() bool {
+		var err error
+		last, err = o.kido("status").CombinedOutput()
+		return err == nil && !strings.Contains(string(last), "not fresh")
+	})
 }

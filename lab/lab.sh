@@ -86,11 +86,11 @@ check() { # the last one tries everything, where nobody else sees it
   miss=$(packages); [ -z "$miss" ] || die "missing; install them:" $miss
   [ -n "$(cg_v2)" ] && [ -w "$(cg_v2)/cgroup.procs" ] || die "no control groups of version 2 that we may write to, in /sys/fs/cgroup"
   out=$(unshare --mount --net --propagation private sh -ec '
-    mount -t tmpfs tmpfs /run; cd /run; mkdir up wk root
+    mount -t tmpfs tmpfs /run; cd /run; mkdir up wk root; chown 33:33 up
     mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/up,workdir=/run/wk root
     ip link add br0 type bridge; ip link add p1 type veth peer name eth0
     nft "table bridge lab { set cut { type ifname . ifname; }; chain pass { type filter hook forward priority 0; iifname . oifname @cut drop; }; }"
-  ' 2>&1) || die "mount namespaces, overlayfs, bridge, veth and nftables do not all work here: $out"
+  ' 2>&1) || die "users, mount namespaces, overlayfs, bridge, veth and nftables do not all work here: $out"
 }
 
 # ---- base disks --------------------------------------------------------------
@@ -142,17 +142,15 @@ build() ( # KIND; a second builder of the same waits for the first
     --skip=download/empty --skip=essential/unlink \
     --setup-hook='mkdir -p "$1/var/cache/apt/archives"; cp -aln "$DEBS/." "$1/var/cache/apt/archives/"' \
     --customize-hook='for f in "$1"/var/cache/apt/archives/*.deb; do ln -f "$f" "$DEBS/"; rm "$f"; done' \
-    --customize-hook="$FINISH" "$SUITE" "$new" >&2 9>&- &
-  wait $! || die "could not build $FLAVOUR:$SUITE; what went wrong stands above"
+    --customize-hook="$FINISH" "$SUITE" "$new" >&2 9>&- ||
+    die "could not build $FLAVOUR:$SUITE; what went wrong stands above"
   mv -T "$new" "$BASE"
 )
 build_all() { # KIND...: as many at a time as there are processors
   local k
   check; [ $# -gt 0 ] || set -- "${KINDS[@]}"
   for k; do recipe "$k"; done
-  trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM HUP
-  printf '%s\n' "$@" | sort -u | xargs -P "$(nproc)" -n 1 "$SELF" _build & wait $! || die "not all base disks could be built"
-  trap - INT TERM HUP
+  printf '%s\n' "$@" | sort -u | xargs -P "$(nproc)" -n 1 "$SELF" _build || die "not all base disks could be built"
 }
 
 # ---- control groups ----------------------------------------------------------
@@ -206,7 +204,7 @@ port_up() { # a new network stack for machine I, at the end of its cable
   in_port "$n" ip link set eth0 up
   in_sw ip link set "p$n" master br0 $s
 }
-port_down() { [ ! -e "$RUN/net/h$1" ] || { in_sw ip link del "p$1" 2>/dev/null || :; umount "$RUN/net/h$1" || :; rm -f "$RUN/net/h$1"; }; }
+port_down() { [ ! -e "$RUN/net/h$1" ] || { in_sw ip link del "p$1" 2>/dev/null || :; umount -l "$RUN/net/h$1" 2>/dev/null || :; rm -f "$RUN/net/h$1"; }; }
 cable() { # I up|down
   known "$1"; if [ "$2" = down ]; then : >"$RUN/h$1/unplugged"; else rm -f "$RUN/h$1/unplugged"; fi
   ! is_on "$1" || in_sw ip link set "p$1" "$2"; }
@@ -260,7 +258,9 @@ keeper() { # keeps machine I while its power is on; lives in its control groups
   local n=$1 d=$RUN/h$1 rc
   while :; do
     port_up "$n"
-    unshare --mount --propagation slave bash "$SELF" _machine "$n" --boot --console=read-only --capability=CAP_NET_ADMIN --network-namespace-path="$RUN/net/h$n" \
+    # In the machine's network stack from the start: nspawn's --network-namespace-path
+    # would show it our interfaces in /sys.
+    nsenter --net="$RUN/net/h$n" -- unshare --mount --propagation slave bash "$SELF" _machine "$n" --boot --console=read-only --capability=CAP_NET_ADMIN \
       </dev/null >>"$d/console.log" 2>&1 &
     echo $! >"$d/nspawn.pid"; rc=0; wait $! || rc=$?
     rm -f "$d/nspawn.pid"; port_down "$n"
@@ -312,12 +312,12 @@ wait_ssh() { # I: short tries, as a lost first ARP or SYN costs 1 s
     done; exit 1' "$NET.$n" "$RUN/h$n/on" || { log "$n" >&2; die "machine $n: no sshd; its console stands above"; }
 }
 power_cut() { # first all hang at once, then the cable goes, so that no dying socket says good-bye
-  known "$1"; ! is_on "$1" || { cg_freeze "$1" 1; port_down "$1"; }
+  known "$1"; ! is_on "$1" || { cg_freeze "$1" 1; in_sw ip link del "p$1" 2>/dev/null || :; }
   cg_end "$1"; port_down "$1"; rm -f "$RUN/h$1"/{on,frozen,nspawn.pid}; }
 is_off() { ! is_on "$1"; }
 started_again() { [ "$(<"$RUN/h$1/boots")" -gt "$2" ]; }
 log() {
-  known "$1"; echo "== h$1: console"; tail -n "${2:-30}" "$RUN/h$1/console.log" "$RUN/h$1/keeper.log" 2>/dev/null || :
+  known "$1"; echo "== h$1: console"; tail -n "${2:-30}" "$RUN/h$1/console.log" "$RUN/h$1/keeper.log" 2>/dev/null | sed 's/\x1b\[[0-9;?]*[a-zA-Z]//g' || :
   ! is_on "$1" || [ -e "$RUN/h$1/frozen" ] || ! find_init "$1" ||
     ( enter "$1" sh -c 'if [ -d /run/systemd/system ]; then echo "== $(hostname): journal"; journalctl -b --no-pager -o short-monotonic -n "$0"; fi' "${2:-30}" ) || :
 }
@@ -332,7 +332,7 @@ down() { # by name and not by what we remember, so that it also clears up after 
   local r n; unset KIDO_LAB_OWNER; alone
   for n in $( { hosts; for r in $(cg_roots); do ls "$r" | sed -n "s/^$ID-h\([0-9]*\)$/\1/p"; done; } | sort -nu); do
     cg_end "$n"; done
-  ! mountpoint -q "$RUN" || umount -R "$RUN"
+  ! mountpoint -q "$RUN" || umount -R "$RUN" 2>/dev/null || umount -R -l "$RUN"
   [ ! -e "$RUN" ] || rmdir "$RUN"
   rm -f "$RUN.lock"; rmdir "$CACHE/run" "$CACHE" 2>/dev/null || :
 }
@@ -360,4 +360,4 @@ case $c in
   guard) trap '' INT TERM HUP PIPE; cat >/dev/null || :; down ;;
   _build) build "$1" ;;     _keeper) keeper "$1" ;;  _machine) machine "$@" ;;
   *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;
-esac
+esac; exit                                  # here, as whoever edits this file may not have ended his labs

@@ -113,7 +113,8 @@ type enrolment struct {
 	remove   bool
 	later    bool
 
-	control string // folder of ssh's shared connections
+	kido, gate string // the programs for the hosts
+	control    string // folder of ssh's shared connections
 }
 
 // enrollAll installs at every host; a host that fails holds up no other.
@@ -170,15 +171,18 @@ func (a *app) enrollAll(ctx context.Context, s *site.Site, hosts []*site.Host, e
 
 // prepare checks what every host needs before the first one is touched.
 func (e *enrolment) prepare(a *app, s *site.Site, ring string) error {
+	e.kido, e.gate = filepath.Join(e.programs, "kido"), filepath.Join(e.programs, "kido-gate")
 	if e.programs == "" {
-		self, err := os.Executable()
-		if err != nil {
+		var err error
+		if e.kido, err = os.Executable(); err != nil {
 			return err
 		}
-		e.programs = filepath.Dir(self)
+		if e.gate, err = findGate(); err != nil {
+			e.gate = filepath.Join(filepath.Dir(e.kido), "kido-gate")
+		}
 	}
-	for _, name := range []string{"kido", "kido-gate"} {
-		if err := checkProgram(filepath.Join(e.programs, name)); err != nil {
+	for _, program := range []string{e.kido, e.gate} {
+		if err := checkProgram(program); err != nil {
 			return err
 		}
 	}
@@ -214,9 +218,15 @@ func checkProgram(path string) error {
 // that the host sees this machine come from.
 func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enrolment, ring string, round int) (r install.Result, from string, err error) {
 	target := e.target(h)
-	dir, from, err := e.upload(ctx, s, h, target, ring, round == 0)
+	dir, from, here, err := e.upload(ctx, s, target, ring, round == 0)
 	if err != nil {
 		return r, "", err
+	}
+	file := dir + "/site.yaml"
+	if at, err := filepath.Abs(s.File); here && err == nil && at == filepath.Join(etc, "site.yaml") {
+		// A copy would take the place of what it is made from: of the pinned keys
+		// and those of people only what this host needs would be left.
+		file = at
 	}
 	defer func() { // whatever became of it, and even where it was interrupted
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
@@ -236,7 +246,7 @@ func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enro
 	// sudo may ask for a password, so the terminal is its own and the result a
 	// file of the login's user. Nothing in these words comes from outside: the
 	// folder's name was checked, a host's name is letters, digits and ._-
-	script := fmt.Sprintf(`: >%[1]s/result && if [ "$(id -u)" = 0 ]; then s=; else s=sudo; fi && $s %[1]s/kido install --site %[1]s/site.yaml --here %[2]s -o json%[3]s >%[1]s/result`, dir, h.Name, flags)
+	script := fmt.Sprintf(`: >%[1]s/result && if [ "$(id -u)" = 0 ]; then s=; else s=sudo; fi && $s %[1]s/kido install --site %[4]s --here %[2]s -o json%[3]s >%[1]s/result`, dir, h.Name, flags, file)
 	if err := e.runTTY(ctx, a, target, script); err != nil {
 		return r, "", fmt.Errorf("kido install there: %w", err)
 	}
@@ -422,28 +432,33 @@ func (e *enrolment) target(h *site.Host) []string {
 
 var remoteFolder = regexp.MustCompile(`^/[A-Za-z0-9._/-]+$`)
 
-// upload brings the site to a folder of its own at the host, and returns that
-// and the address that the host sees this machine come from.
-func (e *enrolment) upload(ctx context.Context, s *site.Site, h *site.Host, target []string, ring string, first bool) (dir, from string, err error) {
+// whoami tells one machine from another, clones and containers included.
+const whoami = `cat /etc/machine-id /proc/sys/kernel/random/boot_id 2>/dev/null; uname -n`
+
+// upload brings the site to a folder of its own at the host, and returns that,
+// the address that the host sees this machine come from, and whether it is this
+// machine.
+func (e *enrolment) upload(ctx context.Context, s *site.Site, target []string, ring string, first bool) (dir, from string, here bool, err error) {
 	bundle, err := e.bundle(s, ring)
 	if err != nil {
-		return "", "", err
+		return "", "", false, err
 	}
-	const script = `umask 077 && d=$(mktemp -d) && tar -xf - -C "$d" && uname -m && echo "$d" && echo "${SSH_CONNECTION:-}"`
+	const script = `umask 077 && d=$(mktemp -d) && tar -xf - -C "$d" && uname -m && echo "$d" && echo "${SSH_CONNECTION:-}" && { ` + whoami + `; }`
 	out, err := e.run(ctx, bundle, os.Stderr, target, script)
 	if err != nil {
-		return "", "", err
+		return "", "", false, err
 	}
-	lines := strings.Split(string(out), "\n")
-	if len(lines) < 3 || !remoteFolder.MatchString(lines[1]) {
-		return "", "", fmt.Errorf("the login there prints something of its own: %q: make it silent where nobody types", cutLine(string(out)))
+	lines := strings.SplitN(string(out), "\n", 4)
+	if len(lines) < 4 || !remoteFolder.MatchString(lines[1]) {
+		return "", "", false, fmt.Errorf("the login there prints something of its own: %q: make it silent where nobody types", cutLine(string(out)))
 	}
-	if machine := lines[0]; first && !machineRuns(machine, filepath.Join(e.programs, "kido")) {
+	if machine := lines[0]; first && !machineRuns(machine, e.kido) {
 		_, _ = e.run(ctx, nil, io.Discard, target, "rm -rf "+lines[1])
-		return "", "", fmt.Errorf("it is a %s machine, and the programs in %s are not for it: build them with GOARCH and CGO_ENABLED=0, and name their folder with --programs", machine, e.programs)
+		return "", "", false, fmt.Errorf("it is a %s machine, and %s is not for it: build both programs with GOARCH and CGO_ENABLED=0, and name their folder with --programs", machine, e.kido)
 	}
+	me, err := exec.CommandContext(ctx, "/bin/sh", "-c", whoami).Output()
 	from, _, _ = strings.Cut(lines[2], " ")
-	return lines[1], from, nil
+	return lines[1], from, err == nil && lines[3] == string(me), nil
 }
 
 func cutLine(s string) string {
@@ -485,8 +500,8 @@ func (e *enrolment) bundle(s *site.Site, ring string) (*bytes.Buffer, error) {
 		return err
 	}
 	err := errors.Join(
-		add("kido", filepath.Join(e.programs, "kido"), 0o755, true),
-		add("kido-gate", filepath.Join(e.programs, "kido-gate"), 0o755, true),
+		add("kido", e.kido, 0o755, true),
+		add("kido-gate", e.gate, 0o755, true),
 		add("site.yaml", s.File, 0o644, true),
 		add("known_hosts", s.KnownHosts, 0o644, false),
 	)

@@ -451,8 +451,8 @@ func TestSystemdSlowStart(t *testing.T) {
 			t.Error(err)
 		}
 		o := settle(t, u, initsys.Up)
-		if boot, err := initsys.BootID(); err != nil || !strings.HasPrefix(o.Token, boot+":") || len(o.Token) != len(boot)+1+32 || o.Age <= 0 || o.Age > time.Hour {
-			t.Errorf("%+v, %v", o, err)
+		if len(o.Token) != 32 || o.Age <= 0 || o.Age > time.Hour {
+			t.Errorf("%+v", o)
 		}
 	})
 	t.Run("stopped", func(t *testing.T) {

@@ -408,3 +408,29 @@ func TestSoftDependentOwes(t *testing.T) {
 		}
 	}
 }
+
+// A host that does not answer is asked one thing a try: all else would cost the
+// time of another connection, and its service's own start is held only so long.
+func TestSilentHostIsAskedOnce(t *testing.T) {
+	w := newWorld(t, 1, header+"  db: {hosts: [h1], sysv: db, ready: [{tcp: ':1', from: dependent}]}\n"+service("web", "h2", ", after: {db: restart}"))
+	w.restartByHand(instance("db@h1"))
+	w.nodes[instance("web@h2")].cut = true
+	r := w.runner("run", plan.Request{Verb: plan.Announce, Targets: []string{"db"}}, run.Options{})
+	asked := map[int]bool{}
+	for !r.turn(faults{}) {
+		for _, c := range r.pending {
+			if c.Host == "h2" {
+				asked[c.ID] = true
+			}
+		}
+	}
+	tries := 0
+	for _, e := range r.journal {
+		if e.Step != nil && e.Step.Instance == "web@h2" && (e.Step.Phase == run.PhaseRetry || e.Step.Phase == run.PhaseFailed) {
+			tries++
+		}
+	}
+	if tries == 0 || len(asked) != tries {
+		w.fail("h2 was asked %d times in %d tries", len(asked), tries)
+	}
+}

@@ -3,6 +3,7 @@ package run_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -396,6 +397,9 @@ func (w *world) honest() {
 			w.fail("the record of %s: %v", n.name, err)
 		}
 		for _, e := range rec.Basis {
+			if w.reloads(i, e.Instance) {
+				continue // a reload leaves it in its old life
+			}
 			// The hand of a test may have restarted it since the record was
 			// written, which makes it newer than it says; older it may not be.
 			if rec.Own == n.token() && n.token() != "" && n.seen[e.Instance] != "" && lifeOf(n.seen[e.Instance]) < lifeOf(e.Token) {
@@ -403,6 +407,14 @@ func (w *world) honest() {
 			}
 		}
 	}
+}
+
+// reloads reports whether an instance only reloads when an upstream was restarted.
+func (w *world) reloads(i site.Instance, upstream string) bool {
+	service, _, _ := strings.Cut(upstream, "@")
+	return slices.ContainsFunc(w.topo.Site().Service(i.Service).After, func(d site.Dependency) bool {
+		return d.Upstream == service && d.OnRestart == site.ReactionReload
+	})
 }
 
 func lifeOf(token string) (n int) {
