@@ -145,6 +145,7 @@ func (r *Run) retry(s *step, f failure) {
 	s.attempt++
 	late := r.now >= s.deadline && !f.acted
 	if (s.attempt >= s.svc.Retry.Attempts || late) && !r.opts.KeepTrying {
+		s.away = f.silent && !s.sent
 		r.end(s, PhaseFailed, f.word, f.hint)
 		return
 	}

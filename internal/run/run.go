@@ -100,6 +100,7 @@ type step struct {
 	died     bool    // it failed since
 	slot     bool
 	sent     bool // a request that changes something may have reached the gate
+	away     bool // it failed because its host never answered
 	attempt  int
 	changes  int
 	losses   int
@@ -370,6 +371,9 @@ func (r *Run) behind(s *step) (string, bool) {
 	}
 	for _, e := range s.After {
 		before := r.steps[e.Step]
+		if s.Action == plan.ActStop && before.away {
+			continue // one host that is off does not keep the whole site up
+		}
 		if !e.Soft && before.phase.Final() && !before.phase.Well() {
 			return before.Name + map[Phase]string{
 				PhaseFailed: " failed", PhaseRefused: " was refused", PhaseSkipped: " was not begun", PhaseLeft: " was left",

@@ -188,6 +188,22 @@ func TestUpAndDown(t *testing.T) {
 	}
 }
 
+// A host that is off when the whole site goes down keeps nothing else up; what
+// depends on it there is said to have failed.
+func TestDownWithAHostAway(t *testing.T) {
+	w := newWorld(t, 1, pair)
+	w.nodes[instance("web@h3")].cut = true
+	r := w.runner("run", plan.Request{Verb: plan.Down}, run.Options{})
+	if o := r.finish(); o != run.OutcomeFailed {
+		w.fail("outcome %s, want failed", o)
+	}
+	for i, n := range w.nodes {
+		if up := n.state == wire.StateUp; up != n.cut {
+			w.fail("%s up: %v", i, up)
+		}
+	}
+}
+
 func TestFailureHoldsItsSlotAndStopsThePool(t *testing.T) {
 	w := newWorld(t, 1, header+service("db", "h1", "")+service("web", "h2, h3, h4", ", after: {db: restart}"))
 	w.restartByHand(instance("db@h1"))

@@ -2,11 +2,12 @@
 // started, in which boot, and which lives of its upstreams answered then. What
 // kido and the init systems say of it can be held against that.
 //
-//	witness -name web@web1 -listen :7003 -history FILE [-upstream db@db1=ADDR]… [-boot 500ms]
+//	witness -name web@web1 -listen :7003 -history FILE [-upstream db@db1=ADDR]… [-boot 500ms] [-pipe FILE]
 //
 // It speaks HTTP: its life with status 200 once it is ready, and 503 before, as a
-// database answers that is starting up. SIGHUP is a reload: it asks its upstreams
-// anew. SIGTERM ends it.
+// database answers that is starting up. Where -pipe is a named pipe as it starts,
+// it is not ready before somebody writes to that. SIGHUP is a reload: it asks its
+// upstreams anew. SIGTERM ends it.
 package main
 
 import (
@@ -32,6 +33,7 @@ type Entry struct {
 	What     string            `json:"what"` // start, ready, reload, stop
 	Life     string            `json:"life"`
 	Boot     string            `json:"boot"`          // the kernel's boot id
+	At       time.Time         `json:"at"`            // by the one clock that all machines of a lab share
 	Saw      map[string]string `json:"saw,omitempty"` // upstream → its life; "-": it did not answer, or was not ready
 }
 
@@ -56,6 +58,7 @@ func run(args []string) error {
 	listen := flags.String("listen", "", "`address` to answer at")
 	history := flags.String("history", "", "`file` to write its life to")
 	boot := flags.Duration("boot", 0, "how long it is up before it is ready")
+	pipe := flags.String("pipe", "", "named pipe, a `file`, for whose word it waits before it is ready, if it is there")
 	flags.Func("upstream", "`INSTANCE=ADDRESS` of what it depends on", func(s string) error {
 		name, address, ok := strings.Cut(s, "=")
 		if !ok {
@@ -86,10 +89,21 @@ func run(args []string) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- http.Serve(l, w) }()
-	booted := time.After(*boot)
+	booted := make(chan struct{})
+	go func() {
+		<-time.After(*boot)
+		if i, err := os.Stat(*pipe); err == nil && i.Mode()&os.ModeNamedPipe != 0 {
+			if _, err := os.ReadFile(*pipe); err != nil {
+				failed <- err
+				return
+			}
+		}
+		close(booted)
+	}()
 	for {
 		select {
 		case <-booted:
+			booted = nil
 			if err := w.note("ready", nil); err != nil {
 				return err
 			}
@@ -137,7 +151,7 @@ func (w *witness) look() map[string]string {
 // note writes an entry, and has it on disk before anything else is done: a power
 // cut comes at any time.
 func (w *witness) note(what string, saw map[string]string) error {
-	line, err := json.Marshal(Entry{w.name, what, w.life, w.boot, saw})
+	line, err := json.Marshal(Entry{w.name, what, w.life, w.boot, time.Now(), saw})
 	if err != nil {
 		return err
 	}
