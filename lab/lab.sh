@@ -186,7 +186,8 @@ net_up() {
   [ ! -e "$RUN/net/sw" ] || return 0
   mkdir "$RUN/net"; : >"$RUN/net/sw"; unshare --net="$RUN/net/sw" true
   in_sw ip link set lo up
-  in_sw ip link add br0 type bridge
+  # An address of its own: else it has that of a port, and another one when that goes.
+  in_sw ip link add br0 address 02:00:00:00:00:fe type bridge
   in_sw ip addr add "$NET.254/24" dev br0
   in_sw ip link set br0 up
   in_sw nft 'table bridge lab {
