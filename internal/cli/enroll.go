@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -67,7 +70,7 @@ not seen it start. --later leaves that to the next start.
 	c.Flags().StringVar(&e.ssh, "ssh", "ssh", "`command` that connects, with its options")
 	c.Flags().StringVar(&e.to, "to", "%a", "whom ssh connects to: %h is the host's `name` in the site, %a its address")
 	c.Flags().StringVar(&e.programs, "programs", "", "`folder` with kido and kido-gate for the hosts (default: those that run here)")
-	c.Flags().StringSliceVar(&e.from, "from", nil, "`address` that this machine's key comes from (default: as the hosts see it)")
+	c.Flags().StringSliceVar(&e.from, "from", nil, "`address` that this machine's key comes from, as the hosts see it (default: this machine's own, on its ways there)")
 	c.Flags().BoolVar(&e.later, "later", false, "announce nothing now: the hooks begin with the next start")
 	c.Flags().BoolVar(&e.remove, "remove", false, "take back what was installed there")
 	c.Flags().BoolVar(&show, "print", false, "print the files and lines to carry by hand")
@@ -139,10 +142,10 @@ func (a *app) enrollAll(ctx context.Context, s *site.Site, hosts []*site.Host, e
 			if failed[h.Name] != nil || ctx.Err() != nil {
 				continue
 			}
-			r, from, err := a.enrollOne(ctx, s, h, e, ring, round)
+			r, here, err := a.enrollOne(ctx, s, h, e, ring, round)
 			changed := false
 			if err == nil && !e.remove {
-				changed, err = e.takeHome(a, s, h, ring, r, from)
+				changed, err = takeHome(a, s, h, ring, r, here)
 			}
 			if err != nil {
 				failed[h.Name] = err
@@ -157,7 +160,7 @@ func (a *app) enrollAll(ctx context.Context, s *site.Site, hosts []*site.Host, e
 	}
 	for _, h := range hosts {
 		for _, w := range warnings[h.Name] {
-			fmt.Fprintf(a.stderr, "kido: warning: %s: %s\n", h.Name, w)
+			fmt.Fprintf(a.stderr, "kido: warning: %s: %s\n", h.Name, oneLine(w))
 		}
 	}
 	if ctx.Err() != nil {
@@ -196,7 +199,7 @@ func (e *enrolment) prepare(a *app, s *site.Site, ring string) error {
 		}
 		fmt.Fprintf(a.text(), "made this machine's key, %s\n", s.Identity)
 	}
-	return os.MkdirAll(ring, 0o755)
+	return e.keepOwn(a, s, ring)
 }
 
 // checkProgram fails where a program would not run elsewhere.
@@ -214,13 +217,14 @@ func checkProgram(path string) error {
 	return nil
 }
 
-// enrollOne installs at one host, and returns what was done there and the address
-// that the host sees this machine come from.
-func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enrolment, ring string, round int) (r install.Result, from string, err error) {
+// enrollOne installs at one host, and returns what was done there and whether it
+// is this machine. What a host says may be a lie: it is shown, and what of it is
+// used was checked.
+func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enrolment, ring string, round int) (r install.Result, here bool, err error) {
 	target := e.target(h)
-	dir, from, here, err := e.upload(ctx, s, target, ring, round == 0)
+	dir, here, err := e.upload(ctx, s, target, ring, round == 0)
 	if err != nil {
-		return r, "", err
+		return r, false, err
 	}
 	file := dir + "/site.yaml"
 	if at, err := filepath.Abs(s.File); here && err == nil && at == filepath.Join(etc, "site.yaml") {
@@ -248,20 +252,30 @@ func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enro
 	// folder's name was checked, a host's name is letters, digits and ._-
 	script := fmt.Sprintf(`: >%[1]s/result && if [ "$(id -u)" = 0 ]; then s=; else s=sudo; fi && $s %[1]s/kido install --site %[4]s --here %[2]s -o json%[3]s >%[1]s/result`, dir, h.Name, flags, file)
 	if err := e.runTTY(ctx, a, target, script); err != nil {
-		return r, "", fmt.Errorf("kido install there: %w", err)
+		return r, false, fmt.Errorf("kido install there: %w", err)
 	}
 	text, err := e.run(ctx, nil, a.stderr, target, "cat "+dir+"/result")
 	if err != nil {
-		return r, "", err
+		return r, false, err
 	}
-	if err := json.Unmarshal(text, &r); err != nil {
-		return r, "", fmt.Errorf("kido install there did not say what it did: %w", err)
+	if err := json.Unmarshal(text, &r); err != nil || r.Host != h.Name {
+		return r, false, errors.New("kido install there did not say what it did")
 	}
 	a.sayInstalled(h, r, round)
 	if e.remove {
 		err = removeFile(filepath.Join(ring, h.Name+".pub"))
 	}
-	return r, from, err
+	return r, here, err
+}
+
+// oneLine is what a host said, as it may be shown.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func removeFile(path string) error {
@@ -282,84 +296,127 @@ func (a *app) sayInstalled(h *site.Host, r install.Result, round int) {
 	case len(r.Changed) > 0:
 		fmt.Fprintf(out, "%s: %s\n", h.Name, count(len(r.Changed), "file", "changed"))
 		for _, c := range r.Changed {
-			fmt.Fprintln(out, "  "+c)
+			fmt.Fprintln(out, "  "+oneLine(c))
 		}
 	case round == 0:
 		fmt.Fprintf(out, "%s: nothing to change\n", h.Name)
 	}
 }
 
-// takeHome keeps a host's public key and pins its host key, and gives this
-// machine's own key the address that the host has seen it come from.
-func (e *enrolment) takeHome(a *app, s *site.Site, h *site.Host, ring string, r install.Result, from string) (changed bool, err error) {
+// takeHome keeps a host's public key and pins its host key; changed reports
+// whether one was new, so that other hosts have to be told.
+func takeHome(a *app, s *site.Site, h *site.Host, ring string, r install.Result, here bool) (changed bool, err error) {
 	if r.PublicKey != "" {
-		c, err := replaceFile(filepath.Join(ring, h.Name+".pub"), r.PublicKey+"\n")
-		if err != nil {
+		if err := checkAnnounceKey(s, h, ring, r.PublicKey, here); err != nil {
+			return false, fmt.Errorf("its public key: %w", err)
+		}
+		if changed, err = replaceFile(filepath.Join(ring, h.Name+".pub"), r.PublicKey+"\n"); err != nil {
 			return false, err
-		}
-		changed = changed || c
-	}
-	if key := bestHostKey(r.HostKeys); key != "" {
-		line, err := keys.Pin(h.Address, h.Port, key)
-		if err != nil {
-			return false, fmt.Errorf("its host key: %w", err)
-		}
-		before, _ := os.ReadFile(s.KnownHosts)
-		if err := appendLine(s.KnownHosts, line); err != nil {
-			return false, err
-		}
-		after, err := os.ReadFile(s.KnownHosts)
-		if err != nil {
-			return false, err
-		}
-		changed = changed || !bytes.Equal(before, after)
-		if fingerprint, err := keys.Fingerprint(key); err == nil {
-			a.warn(otherPins(s, h, fingerprint))
 		}
 	}
-	c, err := e.keepOwn(s, ring, from)
-	return changed || c, err
+	key := bestHostKey(r.HostKeys)
+	if key == "" {
+		return changed, nil
+	}
+	line, err := keys.Pin(h.Address, h.Port, key)
+	if err != nil {
+		return false, fmt.Errorf("its host key: %w", err)
+	}
+	fingerprint, err := keys.Fingerprint(key)
+	if err != nil {
+		return false, fmt.Errorf("its host key: %w", err)
+	}
+	before, _ := os.ReadFile(s.KnownHosts)
+	if err := appendLine(s.KnownHosts, line); err != nil {
+		return false, err
+	}
+	after, err := os.ReadFile(s.KnownHosts)
+	a.warn(otherPins(s, h, fingerprint))
+	return changed || !bytes.Equal(before, after), err
 }
 
-// keepOwn keeps this machine's key among those of people, with every address
-// that it was seen to come from.
-func (e *enrolment) keepOwn(s *site.Site, ring, seen string) (changed bool, err error) {
-	public, err := publicKey(s.Identity)
-	if err != nil {
-		return false, err
-	}
+// checkAnnounceKey refuses what a host must not give as its own key: what is not
+// one, and one that is somebody else's, which would then have its rights or lose
+// its own. On this machine the two may be the same.
+func checkAnnounceKey(s *site.Site, h *site.Host, ring, public string, here bool) error {
 	fingerprint, err := keys.Fingerprint(public)
 	if err != nil {
-		return false, err
-	}
-	name, err := os.Hostname()
-	if err != nil {
-		return false, err
-	}
-	name, _, _ = strings.Cut(name, ".")
-	path := filepath.Join(ring, "operator-"+name+".pub")
-	from := e.from
-	if len(from) == 0 && seen != "" {
-		from = []string{seen}
+		return err
 	}
 	all, err := install.LoadKeyring(ring, s)
 	if err != nil {
-		return false, err
+		return err
+	}
+	has := func(k install.Key) bool { return k.Fingerprint == fingerprint }
+	for host, found := range all.Hosts {
+		if host != h.Name && slices.ContainsFunc(found, has) {
+			return fmt.Errorf("it is that of %s", host)
+		}
 	}
 	for _, p := range all.People {
-		for _, k := range p.Keys {
-			if k.Fingerprint == fingerprint {
-				path = filepath.Join(ring, p.Name+".pub")
-				from = append(slices.Clone(k.From), from...)
+		if !here && slices.ContainsFunc(p.Keys, has) {
+			return fmt.Errorf("it is that of %s", p.Name)
+		}
+	}
+	return nil
+}
+
+// keepOwn keeps this machine's key among those of people, with the addresses that
+// it comes from. What a host says of that is not asked: the key would be as good as
+// unlocked if it lied.
+func (e *enrolment) keepOwn(a *app, s *site.Site, ring string) error {
+	public, err := publicKey(s.Identity)
+	if err != nil {
+		return err
+	}
+	from := e.from
+	if len(from) == 0 {
+		hosts, err := gatedHosts(s, nil)
+		if err != nil {
+			return err
+		}
+		for _, h := range hosts {
+			address, err := wayTo(h)
+			if err != nil {
+				a.warn([]error{fmt.Errorf("%s: no way there, so its key file may not know from where this machine's key comes: %w", h.Name, err)})
+				continue
 			}
+			from = append(from, address)
 		}
 	}
 	slices.Sort(from)
 	from = slices.Compact(from)
 	if len(from) == 0 {
-		return false, usageError("say which: --from ADDRESS", "no address is known that this machine's key comes from")
+		return usageError("say which: --from ADDRESS", "no address is known that this machine's key comes from")
 	}
-	return replaceFile(path, fmt.Sprintf("from=%q %s\n", strings.Join(from, ","), public))
+	if _, err := keys.GateLine(keys.LineOptions{From: from, Gate: gateAtHosts, Public: public}); err != nil {
+		return &failure{status: exitUsage, err: err, hint: "give addresses or networks: --from 192.168.0.10"}
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	name, _, _ = strings.Cut(name, ".")
+	people := filepath.Join(ring, "people")
+	if err := os.MkdirAll(people, 0o755); err != nil {
+		return err
+	}
+	_, err = replaceFile(filepath.Join(people, "operator-"+name+".pub"), fmt.Sprintf("from=%q %s\n", strings.Join(from, ","), public))
+	return err
+}
+
+// gateAtHosts is where enrolment puts the gate.
+const gateAtHosts = "/usr/local/sbin/kido-gate"
+
+// wayTo is the address that packets from here to a host bear. Nothing is sent.
+func wayTo(h *site.Host) (string, error) {
+	c, err := net.Dial("udp", net.JoinHostPort(h.Address, strconv.Itoa(h.Port)))
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	at, err := netip.ParseAddrPort(c.LocalAddr().String())
+	return at.Addr().Unmap().WithZone("").String(), err
 }
 
 // replaceFile writes a file as a whole; changed reports whether it was another.
@@ -435,30 +492,28 @@ var remoteFolder = regexp.MustCompile(`^/[A-Za-z0-9._/-]+$`)
 // whoami tells one machine from another, clones and containers included.
 const whoami = `cat /etc/machine-id /proc/sys/kernel/random/boot_id 2>/dev/null; uname -n`
 
-// upload brings the site to a folder of its own at the host, and returns that,
-// the address that the host sees this machine come from, and whether it is this
-// machine.
-func (e *enrolment) upload(ctx context.Context, s *site.Site, target []string, ring string, first bool) (dir, from string, here bool, err error) {
+// upload brings the site to a folder of its own at the host, and returns that, and
+// whether the host is this machine.
+func (e *enrolment) upload(ctx context.Context, s *site.Site, target []string, ring string, first bool) (dir string, here bool, err error) {
 	bundle, err := e.bundle(s, ring)
 	if err != nil {
-		return "", "", false, err
+		return "", false, err
 	}
-	const script = `umask 077 && d=$(mktemp -d) && tar -xf - -C "$d" && uname -m && echo "$d" && echo "${SSH_CONNECTION:-}" && { ` + whoami + `; }`
+	const script = `umask 077 && d=$(mktemp -d) && tar -xf - -C "$d" && uname -m && echo "$d" && { ` + whoami + `; }`
 	out, err := e.run(ctx, bundle, os.Stderr, target, script)
 	if err != nil {
-		return "", "", false, err
+		return "", false, err
 	}
-	lines := strings.SplitN(string(out), "\n", 4)
-	if len(lines) < 4 || !remoteFolder.MatchString(lines[1]) {
-		return "", "", false, fmt.Errorf("the login there prints something of its own: %q: make it silent where nobody types", cutLine(string(out)))
+	lines := strings.SplitN(string(out), "\n", 3)
+	if len(lines) < 3 || !remoteFolder.MatchString(lines[1]) {
+		return "", false, fmt.Errorf("the login there prints something of its own: %q: make it silent where nobody types", cutLine(string(out)))
 	}
 	if machine := lines[0]; first && !machineRuns(machine, e.kido) {
 		_, _ = e.run(ctx, nil, io.Discard, target, "rm -rf "+lines[1])
-		return "", "", false, fmt.Errorf("it is a %s machine, and %s is not for it: build both programs with GOARCH and CGO_ENABLED=0, and name their folder with --programs", machine, e.kido)
+		return "", false, fmt.Errorf("it is a %s machine, and %s is not for it: build both programs with GOARCH and CGO_ENABLED=0, and name their folder with --programs", oneLine(machine), e.kido)
 	}
 	me, err := exec.CommandContext(ctx, "/bin/sh", "-c", whoami).Output()
-	from, _, _ = strings.Cut(lines[2], " ")
-	return lines[1], from, err == nil && lines[3] == string(me), nil
+	return lines[1], err == nil && lines[2] == string(me), nil
 }
 
 func cutLine(s string) string {
@@ -505,13 +560,13 @@ func (e *enrolment) bundle(s *site.Site, ring string) (*bytes.Buffer, error) {
 		add("site.yaml", s.File, 0o644, true),
 		add("known_hosts", s.KnownHosts, 0o644, false),
 	)
-	names, gerr := filepath.Glob(filepath.Join(ring, "*.pub"))
-	err = errors.Join(err, gerr)
-	if len(names) > 0 {
-		err = errors.Join(err, w.WriteHeader(&tar.Header{Name: "keys/", Typeflag: tar.TypeDir, Mode: 0o755, Format: tar.FormatUSTAR}))
-	}
-	for _, name := range names {
-		err = errors.Join(err, add("keys/"+filepath.Base(name), name, 0o644, true))
+	for _, folder := range []string{"", "people/"} {
+		err = errors.Join(err, w.WriteHeader(&tar.Header{Name: "keys/" + folder, Typeflag: tar.TypeDir, Mode: 0o755, Format: tar.FormatUSTAR}))
+		names, gerr := filepath.Glob(filepath.Join(ring, folder, "*.pub"))
+		err = errors.Join(err, gerr)
+		for _, name := range names {
+			err = errors.Join(err, add("keys/"+folder+filepath.Base(name), name, 0o644, true))
+		}
 	}
 	return &b, errors.Join(err, w.Close())
 }

@@ -14,7 +14,7 @@ import (
 const (
 	// followPause is the longest pause between two looks at an instance that is
 	// down, or whose token names no process that could be waited for.
-	followPause = 2 * time.Second
+	followPause = 10 * time.Second
 	// followRetry is the pause before what was given up is tried again, as long as
 	// systemd's before it starts its unit anew.
 	followRetry = 10 * time.Second
@@ -81,7 +81,7 @@ func (a *app) follow(ctx context.Context, q plan.Request, f runFlags) error {
 // what a run gives up may be mended by then, as a refused key is by enrolment.
 func (a *app) announceLife(life context.Context, q plan.Request, f runFlags) error {
 	for {
-		err := a.act(life, q, f)
+		err := a.announceAll(life, q, f)
 		bad, ok := errors.AsType[*failure](err)
 		if err == nil || life.Err() != nil || ok && bad.status == exitUsage {
 			return err
@@ -116,7 +116,7 @@ func (f *fleet) nextLives(ctx context.Context, here []site.Instance, before map[
 	firstEnd(ctx, before)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for pause := followPause / 20; ; pause = min(2*pause, followPause) {
+	for pause := followPause / 100; ; pause = min(2*pause, followPause) {
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

@@ -28,7 +28,7 @@ each start of a service that others depend on; one holds the start of a service
 at boot until what it depends on is ready.
 
 The keys that may come are those in the folder keys beside the site file:
-HOST.pub is the key of a host, any other NAME.pub that of a person, who may do
+HOST.pub is the key of a host, people/NAME.pub that of a person, who may do
 everything; in front of it stands from="ADDRESS", where it comes from.
 
 What is up and announced is announced at once: each service that depends on it
@@ -266,8 +266,11 @@ func source(s *site.Site) (install.Source, error) {
 	return install.Source{File: file, Text: string(text), Keys: ring, KnownHosts: string(known)}, nil
 }
 
-// warnText is warn for what is only a text.
+// warnText is warn for what is only a text, and may be left unsaid.
 func (a *app) warnText(warnings []string) {
+	if a.quiet {
+		return
+	}
 	for _, w := range warnings {
 		fmt.Fprintln(a.stderr, "kido: warning:", w)
 	}

@@ -80,8 +80,11 @@ after the database.`, "TARGET", "  kido announce oracle\n  kido announce oracle 
 		}
 		c.RunE = func(c *cobra.Command, targets []string) error {
 			q := plan.Request{Verb: v.verb, Targets: targets}
-			if f.follow != "" {
+			switch {
+			case f.follow != "":
 				return a.follow(c.Context(), q, f)
+			case v.verb == plan.Announce && f.keepTrying:
+				return a.announceAll(c.Context(), q, f)
 			}
 			return a.act(c.Context(), q, f)
 		}
@@ -146,6 +149,47 @@ func (a *app) act(ctx context.Context, q plan.Request, f runFlags) error {
 		return err
 	}
 	return a.drive(ctx, fleet, run.New(id, topo, p, f.options(id)), p, j, e, nil)
+}
+
+// announceAll announces until nothing is owed: a target that was started anew in
+// the course of a run makes stale again what that run was through with, and it may
+// be that nobody else tells.
+func (a *app) announceAll(ctx context.Context, q plan.Request, f runFlags) error {
+	for {
+		if err := a.act(ctx, q, f); err != nil || f.dryRun {
+			return err
+		}
+		owing, err := a.owing(ctx, q)
+		if err != nil || !owing {
+			return err
+		}
+	}
+}
+
+// owing reports whether something downstream of the targets is seen to owe a
+// reaction, or a target is not ready for good.
+func (a *app) owing(ctx context.Context, q plan.Request) (bool, error) {
+	topo, targets, fleet, err := a.reach(q.Targets)
+	if err != nil {
+		return false, err
+	}
+	defer fleet.close()
+	seen := fleet.observe(ctx, topo.Around(targets), lookTime)
+	status := func(i site.Instance) plan.Observation { return seen[i] }
+	p, err := topo.Make(q, targets, seen)
+	if err != nil {
+		return false, planError(err)
+	}
+	for _, s := range p.Steps {
+		st := seen[s.Instance].Status
+		if s.Action != plan.ActEnsure || st == nil || plan.OnPurpose(st) {
+			continue
+		}
+		if len(topo.Need(s.Instance, status, nil).Debts) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // makePlan plans a request. Where no target was named the whole site is meant, of

@@ -167,7 +167,7 @@ the database is open at once, its first answer comes %v later.`, recovery)
 
 // setUp makes a host one that can be reached: policy and SSH server.
 func (d *demo) setUp(ctx context.Context, h *host) error {
-	policy, status, err := d.read(ctx, "policy", h.name)
+	policy, status, err := d.read(ctx, "policy", "--quiet", h.name)
 	if err != nil {
 		return err
 	}

@@ -147,12 +147,38 @@ func (p *performer) perform(ctx context.Context, effect Effect) Event {
 		}
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		return Looked{Look: p.until(ctx, func(l Look) bool {
-			return l.State == wire.StateBlind || e.Released && l.State == wire.StateFailed ||
-				l.State != wire.StateBusy && e.Up == l.up() && (e.Up || l.State != wire.StateUp)
-		})}
+		return Looked{Look: p.until(ctx, p.settled(e))}
 	}
 	panic(fmt.Sprintf("gate: effect %T has no performer", effect)) // a hole in this switch, not bad input
+}
+
+// settled is what a Settle waits for.
+func (p *performer) settled(e Settle) func(Look) bool {
+	var idle time.Time // since when no start is under way
+	return func(l Look) bool {
+		switch {
+		case l.State == wire.StateBlind:
+			return true
+		case e.Released && l.State == wire.StateFailed:
+			return true
+		case e.Released && l.State == wire.StateDown && !l.Held:
+			// Between the waiter's end and the service's start a script's init shows
+			// nothing; one that has jobs shows that this one was called off.
+			if idle.IsZero() {
+				idle = time.Now()
+			}
+			return p.jobs() || time.Since(idle) > settleTime
+		}
+		idle = time.Time{}
+		return l.State != wire.StateBusy && e.Up == l.up() && (e.Up || l.State != wire.StateUp)
+	}
+}
+
+// jobs reports whether the unit's init shows a start that it has begun, or is
+// about to begin, as a job.
+func (p *performer) jobs() bool {
+	_, tells := p.Unit.(initsys.Watcher)
+	return tells
 }
 
 func message(err error) string {
@@ -253,9 +279,9 @@ func (p *performer) look(o initsys.Observation, err error) Look {
 	if err != nil {
 		return Look{Err: err.Error()}
 	}
-	// A waiter holds a start back only where there is one to come, so what is up
-	// was started by somebody else.
-	if o.State != initsys.Up && p.held() {
+	// A waiter holds a start back only where there is one to come: what is up was
+	// started by somebody else, and a start without a job was called off.
+	if o.State != initsys.Up && (o.State == initsys.Busy || !p.jobs()) && p.held() {
 		return Look{State: wire.StateDown, Held: true, Word: "its start waits for what it needs"}
 	}
 	return Look{State: states[o.State], Token: o.Token, Age: o.Age, Word: o.Word}

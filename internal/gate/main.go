@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/syslog"
 	"os"
+	"os/user"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -84,7 +86,7 @@ func becomeOwner(state string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	info, err := os.Lstat(state)
+	info, err := os.Stat(state)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // it is going to be made, and root's
 	}
@@ -95,12 +97,29 @@ func becomeOwner(state string) error {
 	if !ok || st.Uid == 0 {
 		return nil
 	}
-	for _, err := range []error{syscall.Setgroups([]int{int(st.Gid)}), syscall.Setgid(int(st.Gid)), syscall.Setuid(int(st.Uid))} {
+	for _, err := range []error{syscall.Setgroups(groupsOf(st)), syscall.Setgid(int(st.Gid)), syscall.Setuid(int(st.Uid))} {
 		if err != nil {
 			return fmt.Errorf("cannot become uid %d, who owns %s: %w", st.Uid, state, err)
 		}
 	}
 	return nil
+}
+
+// groupsOf lists the groups of a file's owner, as a login would: one may let him
+// see /proc, or run a probe.
+func groupsOf(st *syscall.Stat_t) []int {
+	groups := []int{int(st.Gid)}
+	u, err := user.LookupId(strconv.FormatUint(uint64(st.Uid), 10))
+	if err != nil {
+		return groups
+	}
+	ids, _ := u.GroupIds()
+	for _, id := range ids {
+		if gid, err := strconv.Atoi(id); err == nil {
+			groups = append(groups, gid)
+		}
+	}
+	return groups
 }
 
 // wait holds the start of a service; its exit status says whether to start it.

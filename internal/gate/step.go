@@ -42,7 +42,7 @@ const (
 	recovering              // storing what became of an intent
 	intending               // storing the intent of an attempt
 	settling                // looking whether an attempt worked
-	releasing               // storing the basis of a held start, and looking whether it came up
+	releasing               // storing the intent of a held start, and looking whether it came up
 	finishing               // storing the last record: then reply
 )
 
@@ -420,11 +420,13 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 }
 
 // release serves a request by the start that init has begun and a waiter holds
-// back: it comes after the new basis was read ready, so that basis is its own.
-// The waiter sees the record change, and lets the start go.
+// back: it comes after the new basis was read ready, so that basis will be its own.
+// It is an intent until the instance is up: a start that never comes is owed. The
+// waiter sees the record change, and lets the start go.
 func (m Machine) release() (Machine, Effect) {
+	m.try = m.toward(initsys.Start)
 	r := m.rec
-	r.Intent, r.Wanted, r.Seen, r.Basis, r.Own = nil, wire.WantedUp, m.look.State, m.q.New, ""
+	r.Intent, r.Wanted, r.Seen = &m.try.intent, wire.WantedUp, m.look.State
 	return m.store(releasing, r)
 }
 
@@ -433,7 +435,7 @@ func (m Machine) released() (Machine, Effect) {
 	if !m.look.up() {
 		return m.reply(wire.CodeFailed, fmt.Sprintf("its own start, which was held, did not bring it up: it is %s%s", m.look.State, colon(m.look.Word)))
 	}
-	return m.reply(wire.CodeDone, "its own start had waited for this")
+	return m.settled()
 }
 
 func colon(word string) string {
@@ -475,7 +477,7 @@ func (m Machine) stop(running bool) (Machine, Effect) {
 	switch {
 	case m.look.State == wire.StateBlind:
 		return m.reply(wire.CodeInvalid, "a plain target runs its one command: it cannot be stopped")
-	case !running && (m.q.Hold || m.rec.Wanted == want && m.look.State == wire.StateDown && !m.look.Held):
+	case !running && !m.look.Held && (m.q.Hold || m.rec.Wanted == want && m.look.State == wire.StateDown):
 		// A hold starts nothing later that was not up before.
 		return m.achieved("it is down")
 	case m.q.Generation != m.loadedAt:
@@ -564,7 +566,7 @@ func (m Machine) store(at phase, r Record) (Machine, Effect) {
 func (m Machine) stored(ev Stored) (Machine, Effect) {
 	if ev.Err != "" {
 		code := wire.CodeError // nothing was changed yet
-		if m.try.intent.Do != "" && m.at != intending {
+		if m.try.intent.Do != "" && m.at != intending && m.at != releasing {
 			code = wire.CodeFailed // it was, and the intent still tells
 		}
 		return m.reply(code, "cannot write its state file: "+ev.Err)

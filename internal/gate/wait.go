@@ -41,6 +41,7 @@ type Sight struct {
 	Wanted     wire.Wanted // of the record
 	Starting   bool        // a gate is at work and has an intent on record: it may be this very start
 	Up         bool        // the instance runs
+	CalledOff  bool        // init has no start for it any more
 	Ready      bool        // all that is awaited answers
 	Word       string      // what does not
 }
@@ -66,6 +67,8 @@ func (w Waiter) Step(now time.Duration, s Sight) (Waiter, Verdict) {
 	switch {
 	case s.Up:
 		return w, Verdict{Over: true, Word: "it runs already"}
+	case s.CalledOff:
+		return w, Verdict{Over: true, Word: "init is not about to start it"}
 	case s.Starting:
 		return w, Verdict{Over: true, Word: "kido itself starts it"}
 	case changed && s.Wanted == wire.WantedDown:
@@ -134,10 +137,11 @@ type holder struct {
 	say  func(string)
 	said string
 
-	mu    sync.Mutex
-	up    bool
-	ready bool
-	word  string
+	mu        sync.Mutex
+	up        bool
+	calledOff bool
+	ready     bool
+	word      string
 }
 
 // take marks the instance as held, for as long as this process lives.
@@ -193,16 +197,24 @@ func (h *holder) look(before Sight) Sight {
 	s := Sight{Generation: before.Generation, Wanted: before.Wanted}
 	if l, ok := h.load().(Loaded); ok && l.Err == "" && l.Unreadable == "" {
 		s.Generation, s.Wanted = l.Record.Generation, l.Record.Wanted
-		// An intent of an earlier boot was cut off with it: a gate that is at work
-		// now only looks.
-		if in := l.Record.Intent; in != nil && in.Do != initsys.Stop && in.Boot == h.boot && h.boot != "" {
-			s.Starting = h.busy()
+		if in := l.Record.Intent; in != nil && in.Do != initsys.Stop {
+			s.Starting = h.starting(in)
 		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.Up, s.Ready, s.Word = h.up, h.ready, h.word
+	s.Up, s.CalledOff, s.Ready, s.Word = h.up, h.calledOff, h.ready, h.word
 	return s
+}
+
+// starting reports whether a gate is at work on an intent. One of an earlier boot
+// was cut off with it: a gate that is at work now only looks.
+func (h *holder) starting(in *Intent) bool {
+	if in.Child != nil {
+		alive, err := in.Child.Alive()
+		return err == nil && alive
+	}
+	return in.Boot == h.boot && h.boot != "" && h.busy()
 }
 
 // busy reports whether a gate is at work on the instance.
@@ -230,6 +242,7 @@ func (h *holder) probe(ctx context.Context, g *Gate, await [][]string) {
 		}
 		h.mu.Lock()
 		h.up = err == nil && o.State == initsys.Up
+		h.calledOff = err == nil && o.State == initsys.Down && h.jobs()
 		h.ready, h.word = len(missing) == 0, strings.Join(missing, "; ")
 		h.mu.Unlock()
 		select {

@@ -47,6 +47,7 @@ func TestWaiter(t *testing.T) {
 		{"a record of before the wait tells nothing", wait, []at{{0, told}, {s, told}}, false, false, ""},
 		{"stopped meanwhile", wait, []at{{0, not}, {s, Sight{Generation: 4, Wanted: wire.WantedDown}}}, true, true, "stopped on purpose"},
 		{"a gate is at work", wait, []at{{0, Sight{Starting: true}}}, true, false, "kido itself"},
+		{"called off", leave, []at{{0, not}, {s, Sight{Generation: 3, CalledOff: true}}}, true, false, "not about to start it"},
 		{"up already", leave, []at{{0, Sight{Up: true}}}, true, false, "runs already"},
 		{"never, though it answered once", wait, []at{{0, ready}, {s, not}, {60 * s, not}}, true, false, "started all the same"},
 		{"ready at the last moment", leave, []at{{0, not}, {50 * s, ready}, {60 * s, ready}}, true, false, "answers"},
@@ -98,7 +99,7 @@ func TestHeldStart(t *testing.T) {
 		{"restart", heldSince(old, nil), wire.Request{Verb: wire.VerbRestart, Generation: 3, New: next}, wire.CodeDone, next, 2},
 		{"start with an old look", heldSince(old, nil), wire.Request{Verb: wire.VerbStart, Generation: 2, New: next}, wire.CodeStale, old, 1},
 		{"reload", heldSince(old, nil), wire.Request{Verb: wire.VerbReload, Generation: 3}, wire.CodeFailed, old, 1},
-		{"hold", heldSince(old, nil), wire.Request{Verb: wire.VerbStop, Hold: true, Generation: 3}, wire.CodeAlready, old, 1},
+		{"hold", heldSince(old, nil), wire.Request{Verb: wire.VerbStop, Hold: true, Generation: 3}, wire.CodeDone, old, 1},
 	} {
 		if st := c.w.status(t); st.State != wire.StateDown || st.Wanted != wire.WantedHeld {
 			t.Errorf("%s: STATUS before: %+v", c.name, st)
@@ -107,6 +108,24 @@ func TestHeldStart(t *testing.T) {
 		if r.Code != c.code || !c.w.record(t).Basis.Equal(c.want) || c.w.life != c.life || c.w.restarts != 0 {
 			t.Errorf("%s: %s (%s), basis %v, life %d, %d restarts", c.name, r.Code, r.Word, c.w.record(t).Basis, c.w.life, c.w.restarts)
 		}
+	}
+}
+
+// A start that is let go and never comes is owed: it was not stopped on purpose.
+func TestHeldStartNeverComes(t *testing.T) {
+	t.Parallel()
+	w := heldSince(vector("a"), nil)
+	// The gate dies once the intent is on file, and the start that the waiter then
+	// lets go is not made: a unit that it needs has failed.
+	for effect := 0; w.record(t).Intent == nil; effect++ {
+		w.request(ensure(vector("a"), vector("b")), effect)
+	}
+	w.waiter = false
+	if st := w.status(t); st.State != wire.StateDown || st.Wanted != wire.WantedUp || !st.Intent {
+		t.Errorf("then: %+v", st)
+	}
+	if r, _ := w.request(ensure(vector("a"), vector("c")), -1); r.Code != wire.CodeDone || w.life != 2 || !w.record(t).Basis.Equal(vector("c")) {
+		t.Errorf("asked again: %s (%s), life %d, %+v", r.Code, r.Word, w.life, w.record(t))
 	}
 }
 
@@ -151,8 +170,8 @@ func TestHeldStartCrash(t *testing.T) {
 			}
 			w.request(ensure(st.Basis, next), -1)
 		}
-		if rec := w.record(t); w.life != 2 || !rec.Basis.Equal(next) || w.waiter {
-			t.Errorf("crash %d: life %d, held %v, %+v", crash, w.life, w.waiter, rec)
+		if st := w.status(t); w.life != 2 || !st.Basis.Equal(next) || st.Intent || w.waiter {
+			t.Errorf("crash %d: life %d, held %v, %+v", crash, w.life, w.waiter, st)
 		}
 		if finished {
 			return

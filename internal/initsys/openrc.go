@@ -33,7 +33,9 @@ func NewOpenRC(c OpenRCConfig) (Unit, error) {
 	if !isScriptName(c.Script) {
 		return nil, fmt.Errorf("openrc: %s is not the name of a service: letters, digits and . _ - behind a letter or digit", wire.Quote(c.Script))
 	}
-	u := &openrc{script: script{actions: map[Action][]step{}, pidFile: c.PIDFile, log: c.Output, lsb: true}}
+	u := &openrc{script: script{
+		actions: map[Action][]step{}, pidFile: c.PIDFile, log: c.Output, lsb: true, file: "/etc/init.d/" + c.Script,
+	}}
 	if u.pidFile == "" {
 		u.pidFile = "/run/" + c.Script + ".pid"
 	}
@@ -90,7 +92,7 @@ func (u *openrc) Observe(ctx context.Context) (Observation, error) {
 			return Observation{}, fmt.Errorf("%s: %w", wire.FormatLine(u.status...), err)
 		}
 	}
-	return judge(said, readPIDFile(u.pidFile))
+	return u.judge(said)
 }
 
 func (u *openrc) Prepare(ctx context.Context, a Action) (Job, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -203,4 +204,62 @@ func parseStat(stat []byte) (state byte, start uint64, err error) {
 	}
 	start, err = strconv.ParseUint(string(fields[startField]), 10, 64)
 	return fields[0][0], start, err
+}
+
+// atWork reports whether an init script is being run, and with which verb. Its
+// status changes nothing and does not count; nor does what it has left behind, a
+// daemon that is a part of the script itself: such a process has no parent but
+// init. A script that this user cannot see is not at work.
+func atWork(script string) (verb string, ok bool) {
+	folder, err := os.Open("/proc")
+	if err != nil {
+		return "", false
+	}
+	defer folder.Close()
+	names, err := folder.Readdirnames(-1)
+	if err != nil {
+		return "", false
+	}
+	for _, name := range names {
+		if name[0] < '0' || name[0] > '9' {
+			continue
+		}
+		cmdline, err := os.ReadFile("/proc/" + name + "/cmdline")
+		if err != nil || !bytes.Contains(cmdline, []byte(filepath.Base(script))) {
+			continue
+		}
+		args := strings.Split(string(cmdline), "\x00")
+		for i, arg := range args[:len(args)-1] {
+			if isScript(arg, script) && args[i+1] != "" && args[i+1] != "status" && parent(name) > 1 {
+				return args[i+1], true
+			}
+		}
+	}
+	return "", false
+}
+
+// isScript reports whether a path is that of an init script, or of the link by
+// which a runlevel knows it, as in /etc/rc3.d/S85httpd.
+func isScript(path, script string) bool {
+	if path == script {
+		return true
+	}
+	folder, name := filepath.Split(path)
+	return strings.HasPrefix(folder, "/etc/rc") && strings.HasSuffix(folder, ".d/") &&
+		len(name) > 3 && (name[0] == 'S' || name[0] == 'K') && strings.Trim(name[1:3], "0123456789") == "" &&
+		name[3:] == filepath.Base(script)
+}
+
+// parent is the number of a process's parent, 0 where it is gone.
+func parent(pid string) int {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 2 {
+		return 0
+	}
+	n, _ := strconv.Atoi(string(fields[1]))
+	return n
 }

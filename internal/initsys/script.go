@@ -36,6 +36,7 @@ type script struct {
 	pidFile string
 	log     string // file for the output of actions; "": nobody keeps it
 	lsb     bool
+	file    string // the init script; "" where there is none
 }
 
 func (s *script) Prepare(_ context.Context, a Action) (Job, error) {
@@ -83,7 +84,7 @@ func (s *script) Observe(ctx context.Context) (Observation, error) {
 			return Observation{}, fmt.Errorf("%s: %w", wire.FormatLine(s.status...), err)
 		}
 	}
-	return judge(said, readPIDFile(s.pidFile))
+	return s.judge(said)
 }
 
 // ask runs the status program to its end, to ctx's, or for lookTime.
@@ -180,6 +181,20 @@ func isUsage(output string) bool {
 		}
 	}
 	return false
+}
+
+// judge is the package's judge, with what no status program says: that the init
+// script is at work right now, so that a service which is not up yet, or not down
+// yet, is taken for neither.
+func (s *script) judge(said claim) (Observation, error) {
+	o, err := judge(said, readPIDFile(s.pidFile))
+	if err != nil || s.file == "" || o.State != Down && o.State != Failed {
+		return o, err
+	}
+	if verb, ok := atWork(s.file); ok {
+		return Observation{State: Busy, Word: fmt.Sprintf("%s %s is at work", s.file, verb)}, nil
+	}
+	return o, nil
 }
 
 // judge makes one observation of what the status program said and what the pid

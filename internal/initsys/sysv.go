@@ -34,12 +34,14 @@ func NewSysV(c SysVConfig) (Unit, error) {
 	if err := checkPath("sysv", dir); err != nil {
 		return nil, err
 	}
-	u := &script{actions: map[Action][]step{}, pidFile: c.PIDFile, log: c.Output, lsb: true}
+	u := &script{
+		actions: map[Action][]step{}, pidFile: c.PIDFile, log: c.Output, lsb: true, file: filepath.Join(dir, c.Script),
+	}
 	if u.pidFile == "" {
 		u.pidFile = "/run/" + c.Script + ".pid"
 	}
 	argv := func(verb string) []string {
-		return slices.Concat(c.Become, []string{filepath.Join(dir, c.Script), verb})
+		return slices.Concat(c.Become, []string{u.file, verb})
 	}
 	for _, a := range []Action{Start, Stop, Restart, Reload} {
 		u.actions[a] = []step{{argv: argv(string(a))}}

@@ -2,6 +2,7 @@ package install
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -37,18 +38,19 @@ func sshdFile(f Facts) File {
 
 // keyLines are the lines of the keys that may come to a host: one for each key,
 // for sshd goes by the first, with all the places that it may come from.
-func keyLines(s *site.Site, who *gate.Policy, ring *Keyring) (string, error) {
+// It lists those places too, each once.
+func keyLines(s *site.Site, who *gate.Policy, ring *Keyring) (text string, from []string, err error) {
 	type line struct {
-		owner, public string
-		from          []string
+		file, public string
+		from         []string
 	}
 	var lines []*line
 	byKey := map[string]*line{}
-	add := func(owner string, all []Key, address string) {
+	add := func(file string, all []Key, address string) {
 		for _, k := range all {
 			l := byKey[k.Fingerprint]
 			if l == nil {
-				l = &line{owner: owner, public: k.Public}
+				l = &line{file: file, public: k.Public}
 				byKey[k.Fingerprint] = l
 				lines = append(lines, l)
 			}
@@ -64,7 +66,7 @@ func keyLines(s *site.Site, who *gate.Policy, ring *Keyring) (string, error) {
 		}
 	}
 	for _, p := range ring.People {
-		add(p.Name, p.Keys, "")
+		add(peopleFolder+"/"+p.Name, p.Keys, "")
 	}
 	for _, h := range s.Hosts {
 		if found := ring.Hosts[h.Name]; comes(who, found) {
@@ -76,11 +78,38 @@ func keyLines(s *site.Site, who *gate.Policy, ring *Keyring) (string, error) {
 	for _, l := range lines {
 		text, err := keys.GateLine(keys.LineOptions{From: l.from, Gate: gateProgram, Public: l.public})
 		if err != nil {
-			return "", fmt.Errorf("the key of %s: %w (from=\"ADDRESS\" in front of the key in keys/%[1]s.pub says where it comes from)", l.owner, err)
+			return "", nil, fmt.Errorf("keys/%s.pub: %w (from=\"ADDRESS\" in front of the key there says where it comes from)", l.file, err)
 		}
 		b.WriteString(text + "\n")
+		for _, f := range l.from {
+			if !slices.Contains(from, f) {
+				from = append(from, f)
+			}
+		}
 	}
-	return b.String(), nil
+	return b.String(), from, nil
+}
+
+// connections are those that sshd is asked about, as its option -C has them: to
+// a host from each of the places, of a prefix from its first address. It is some
+// at most: each costs a run of sshd.
+func connections(h *site.Host, from []string) (asks []string) {
+	const most = 16
+	to := "127.0.0.1"
+	if own, err := netip.ParseAddr(h.Address); err == nil {
+		to = own.String()
+	}
+	if len(from) == 0 {
+		from = []string{to}
+	}
+	for _, f := range from {
+		f, _, _ = strings.Cut(f, "/") // a prefix has no host bits: keys.GateLine takes no other
+		ask := fmt.Sprintf("user=%s,host=%s,addr=%[2]s,laddr=%s,lport=%d", gateUser, f, to, h.Port)
+		if len(asks) < most && !slices.Contains(asks, ask) {
+			asks = append(asks, ask)
+		}
+	}
+	return asks
 }
 
 // comes reports whether a policy has a principal with one of these keys.

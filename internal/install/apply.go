@@ -81,6 +81,13 @@ func (w *Work) warn(format string, args ...any) {
 	w.Warnings = append(w.Warnings, fmt.Sprintf(format, args...))
 }
 
+// warnOnce is for what several questions find.
+func (w *Work) warnOnce(format string, args ...any) {
+	if word := fmt.Sprintf(format, args...); !slices.Contains(w.Warnings, word) {
+		w.Warnings = append(w.Warnings, word)
+	}
+}
+
 func (w *Work) run(argv ...string) *Step {
 	w.Steps = append(w.Steps, Step{Argv: argv, do: func() error {
 		_, err := w.machine.Run(argv...)
@@ -164,7 +171,7 @@ func (m *Machine) Compare(setup *Setup) (*Work, error) {
 	for _, o := range slices.Backward(old.Files) {
 		switch {
 		case slices.ContainsFunc(setup.Files, func(f File) bool { return f.Path == o.Path && f.Block == o.Block }):
-		case setup.InPlace && (o.Path == siteFile || o.Path == setup.Pins || filepath.Dir(o.Path) == keysFolder):
+		case setup.InPlace && (o.Path == siteFile || o.Path == setup.Pins || filepath.Dir(o.Path) == keysFolder || filepath.Dir(o.Path) == peopleKeys):
 			now.Files = append(now.Files, o) // a copy of earlier, the administrator's own by now
 		default:
 			m.unfile(w, o)
@@ -453,6 +460,11 @@ func (m *Machine) moded(f File) bool {
 func (m *Machine) place(w *Work, f File, text []byte) error {
 	if f.check == checkSSHD {
 		return m.placeSSHD(w, f, text)
+	}
+	if f.check == checkKeys {
+		if err := m.effective(w, f.asks); err != nil {
+			return fmt.Errorf("%s is not put there: %w", f.Path, err)
+		}
 	}
 	if f.check == checkSudo {
 		draft := File{Path: filepath.Dir(f.Path) + "/.kido.draft", Mode: f.Mode} // sudo reads no name with a dot

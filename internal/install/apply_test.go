@@ -11,6 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"kido/internal/keys"
+	"kido/internal/site"
 )
 
 // box is a folder that stands for a machine, with just enough of the commands
@@ -144,9 +147,21 @@ func (b *box) run(argv ...string) (string, error) {
 			return word, errors.New(word)
 		}
 	case strings.HasPrefix(line, "/usr/sbin/sshd -T"):
-		return strings.ToLower(strings.ReplaceAll(sshdBlock, "    ", "")), nil
+		return said(), nil
 	}
 	return "", err
+}
+
+// said is what sshd says of connections that the block is held to.
+func said() string {
+	var b strings.Builder
+	for line := range strings.Lines(sshdBlock) {
+		word, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if word != "Match" {
+			fmt.Fprintf(&b, "%s %s\n", strings.ToLower(word), value)
+		}
+	}
+	return b.String()
 }
 
 const shop = `site: shop
@@ -157,8 +172,9 @@ services:
 `
 
 // setup is what web1 needs in the box.
-func (b *box) setup(init Init, text string) *Setup {
+func (b *box) setup(init Init, text string, rings ...*Keyring) *Setup {
 	b.t.Helper()
+	rings = append(rings, &Keyring{})
 	f := facts(init)
 	f.Logrotate = init == SysV
 	f.Kido, f.Gate = b.m.path("/src/kido"), b.m.path("/src/kido-gate")
@@ -166,7 +182,7 @@ func (b *box) setup(init Init, text string) *Setup {
 	if init == SysV {
 		text = strings.ReplaceAll(text, ".service", "")
 	}
-	s, err := Make(Source{File: "/src/site.yaml", Text: strings.ReplaceAll(text, "ADAPTER", string(init)), Keys: &Keyring{}}, "web1", f)
+	s, err := Make(Source{File: "/src/site.yaml", Text: strings.ReplaceAll(text, "ADAPTER", string(init)), Keys: rings[0]}, "web1", f)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -465,11 +481,148 @@ func TestSSHDDoesOtherwise(t *testing.T) {
 		return out, err
 	}
 	_, _, err := b.apply(b.setup(Systemd, shop), -1)
-	if err == nil || !strings.Contains(err.Error(), `sshd does not hold the user kido to "permittty no": another Match`) {
+	if err == nil || !strings.Contains(err.Error(), `sshd does not hold the user kido to "permittty no" for all connections`) {
 		t.Errorf("error %v", err)
 	}
 	if b.tree()[sshdDropIn] != "" {
 		t.Error("it is left in place")
+	}
+}
+
+// The real sshd, asked about the places that keys come from: what it holds only
+// some of them to is found, and what it is to be without.
+func TestEffective(t *testing.T) {
+	t.Parallel()
+	const sshd = "/usr/sbin/sshd"
+	if _, err := os.Stat(sshd); err != nil {
+		t.Skip("there is no sshd here")
+	}
+	asks := connections(&site.Host{Name: "web1", Address: "192.0.2.3", Port: 22}, []string{"192.0.2.1", "198.51.100.0/24", "2001:db8::7"})
+	for name, c := range map[string]struct{ first, want string }{
+		"nothing":         {"", ""},
+		"somebody else":   {"Match User ann\n  PermitTTY yes\n", ""},
+		"another address": {"Match Address 203.0.113.0/24\n  PermitTTY yes\n", ""},
+		"one address":     {"Match Address 192.0.2.1\n  PermitTTY yes\n", `"permittty no" for all connections (user=kido,host=192.0.2.1,addr=192.0.2.1,laddr=192.0.2.3,lport=22: ["yes"])`},
+		"a prefix":        {"Match Address 198.51.100.0/25\n  ForceCommand /bin/sh\n", `"forcecommand /usr/local/sbin/kido-gate" for all connections`},
+		"an IPv6 address": {"Match Address 2001:db8::/32\n  PermitUserRC yes\n", `"permituserrc no"`},
+		"this address":    {"Match LocalAddress 192.0.2.3\n  PermitTTY yes\n", `"permittty no"`},
+		"an authority":    {"Match Address 192.0.2.1\n  TrustedUserCAKeys /etc/ssh/ca\n", `"trustedusercakeys none"`},
+		"a command":       {"Match Address 192.0.2.1\n  AuthorizedKeysCommand /bin/keys\n  AuthorizedKeysCommandUser nobody\n", `"authorizedkeyscommand none"`},
+		"another file":    {"Match Address 192.0.2.1\n  AuthorizedKeysFile /etc/ssh/kido_keys .ssh/authorized_keys\n", `"authorizedkeysfile /etc/ssh/kido_keys"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := &Machine{Root: t.TempDir(), Run: execute}
+			if err := os.MkdirAll(m.path("/etc/ssh"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			hostKey := m.path("/etc/ssh/host_key")
+			if _, err := keys.New(hostKey, "host"); err != nil {
+				t.Fatal(err)
+			}
+			config := "HostKey " + hostKey + "\n" + withBlock(c.first, sshdBlock+"Match all\n")
+			if err := os.WriteFile(m.path(sshdConfig), []byte(config), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			err := m.effective(&Work{machine: m}, asks)
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("error %v\nwant %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestConnections(t *testing.T) {
+	t.Parallel()
+	var many []string
+	for i := range 40 {
+		many = append(many, fmt.Sprintf("192.0.2.%d", i))
+	}
+	for name, c := range map[string]struct {
+		address string
+		from    []string
+		count   int
+		first   string
+	}{
+		"an address": {"192.0.2.3", []string{"192.0.2.1"}, 1, "user=kido,host=192.0.2.1,addr=192.0.2.1,laddr=192.0.2.3,lport=2222"},
+		"once":       {"192.0.2.3", []string{"192.0.2.0/24", "192.0.2.0"}, 1, "user=kido,host=192.0.2.0,addr=192.0.2.0,laddr=192.0.2.3,lport=2222"},
+		"a name":     {"web1.example", []string{"2001:db8::1"}, 1, "user=kido,host=2001:db8::1,addr=2001:db8::1,laddr=127.0.0.1,lport=2222"},
+		"nobody":     {"192.0.2.3", nil, 1, "user=kido,host=192.0.2.3,addr=192.0.2.3,laddr=192.0.2.3,lport=2222"},
+		"many":       {"192.0.2.3", many, 16, "user=kido,host=192.0.2.0,addr=192.0.2.0,laddr=192.0.2.3,lport=2222"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := connections(&site.Host{Address: c.address, Port: 2222}, c.from)
+			if len(got) != c.count || got[0] != c.first {
+				t.Errorf("%q", got)
+			}
+		})
+	}
+}
+
+// A key that may come from a place where sshd would not hold it is not let in,
+// also where the lock is in place already.
+func TestKeysBehindTheLock(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, Systemd)
+	if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+		t.Fatal(err)
+	}
+	before := b.get(keyFile)
+	run := b.m.Run
+	b.m.Run = func(argv ...string) (string, error) {
+		out, err := run(argv...)
+		if strings.Contains(argv[len(argv)-1], "addr=203.0.113.9,") {
+			out = strings.Replace(out, "permittty no", "permittty yes", 1)
+		}
+		return out, err
+	}
+	_, _, err := b.apply(b.setup(Systemd, shop, ann()), -1)
+	if err == nil || !strings.Contains(err.Error(), keyFile+" is not put there: sshd does not hold") {
+		t.Errorf("error %v", err)
+	}
+	if b.get(keyFile) != before {
+		t.Errorf("it is put there:\n%s", b.get(keyFile))
+	}
+	b.m.Run = run
+	if _, _, err := b.apply(b.setup(Systemd, shop, ann()), -1); err != nil || !strings.Contains(b.get(keyFile), `from="203.0.113.9"`) {
+		t.Errorf("once it is mended: %v\n%s", err, b.get(keyFile))
+	}
+	// The copies, too, come and go exactly.
+	if _, ok := b.tree()["/etc/kido/keys/people/ann.pub"]; !ok {
+		t.Error("there is no copy of the person's key")
+	}
+	if s := b.setup(Systemd, shop, ann()); s != nil {
+		s.InPlace = true // the source is the copy now: it stays
+		s.Files = slices.DeleteFunc(s.Files, func(f File) bool { return f.Path == siteFile || strings.HasPrefix(f.Path, keysFolder) })
+		if steps, _, err := b.apply(s, -1); err != nil || len(steps) > 0 {
+			t.Errorf("in place: %q %v", steps, err)
+		}
+	}
+	if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := b.tree()["/etc/kido/keys/people/ann.pub"]; ok {
+		t.Error("the copy of the person's key is left")
+	}
+	if _, warnings := b.remove(true); len(warnings) > 0 {
+		t.Errorf("removed: %q", warnings)
+	}
+	if _, ok := b.tree()["/etc/kido"]; ok {
+		t.Error("folders are left")
+	}
+}
+
+// ann is a keyring of one person.
+func ann() *Keyring {
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKmd6GmeRzOUGRsP3grrzKR8yP1ySVYqsqXlpeSRnUmu"
+	id, err := keys.Fingerprint(key)
+	if err != nil {
+		panic(err) // it is a key
+	}
+	return &Keyring{
+		People: []Person{{"ann", []Key{{Public: key, From: []string{"203.0.113.9"}, Fingerprint: id}}}},
+		texts:  map[string]string{"people/ann.pub": `from="203.0.113.9" ` + key + "\n"},
 	}
 }
 

@@ -69,12 +69,16 @@ Environment=KIDO_SITE=%s KIDO_HERE=%s
 ExecStart=%s
 Restart=on-failure
 RestartSec=10
-SuccessExitStatus=130
-TimeoutStopSec=15
 StateDirectory=kido
 StateDirectoryMode=0700
-# What a gate began here goes on to its end.
+# To be killed in the middle is no failure: the journal is whole at any time, and
+# what a gate began goes on to its end without us. To wait for that here would
+# hold up the unit that this one is bound to. Killed by anybody else, it is
+# started again.
 KillMode=process
+KillSignal=SIGKILL
+SuccessExitStatus=130 SIGKILL
+RestartForceExitStatus=SIGKILL
 `, siteFile, i.Host, argv)
 		if bare {
 			// No sandbox and no NoNewPrivileges: the commands of this host's
@@ -215,8 +219,12 @@ finish() {
 `, name, argv, siteFile, host)
 }
 
-// hold is the hook that holds the start of a service.
-func hold(init Init, v *site.Service, unit string, f Facts) (Hook, File) {
+// holdAt is the start number of the hook that holds a script of a number.
+func holdAt(own int) int { return max(1, own-1) }
+
+// hold is the hook that holds the start of a service, once the scripts beside it
+// are started.
+func hold(init Init, v *site.Service, unit string, beside []string, f Facts) (Hook, File) {
 	h := Hook{Name: "kido-wait-" + v.Name, Unit: unit, Require: v.Wait.Leave && init == Systemd}
 	argv := gateProgram + " --wait " + v.Name
 	what := "hold the start of " + v.Name + " until what it depends on is ready"
@@ -249,7 +257,7 @@ TimeoutStartSec=infinity
 description=%q
 
 depend() {
-	after net sshd ssh
+	after %s
 	before %s
 }
 
@@ -258,10 +266,14 @@ start() {
 	%s
 	eend $?
 }
-`, written, what, unit, v.Name, argv)}
+`, written, what, strings.Join(append([]string{"net sshd ssh"}, beside...), " "), unit, v.Name, argv)}
 	}
 	h.File = "/etc/init.d/" + h.Name
 	script := f.script(unit)
+	at, after := holdAt(script.Start), "ssh sshd"
+	for _, name := range beside {
+		after += " " + f.script(name).Provides
+	}
 	return h, File{Path: h.File, Mode: 0o755, Text: fmt.Sprintf(`#!/bin/sh
 # %s
 #
@@ -272,8 +284,8 @@ start() {
 # Provides:          %s
 # Required-Start:    $remote_fs $network
 # Required-Stop:
-# Should-Start:      ssh sshd
-# X-Start-Before:    %s
+# Should-Start:      %[8]s
+# X-Start-Before:    %[6]s
 # Default-Start:     2 3 4 5
 # Default-Stop:
 # Short-Description: %[4]s
@@ -287,7 +299,7 @@ stop | restart | force-reload | status) ;; # nothing stays behind
 	exit 2
 	;;
 esac
-`, written, max(1, script.Start-1), min(99, 100-max(1, script.Start-1)), what, h.Name, script.Provides, argv)}
+`, written, at, min(99, 100-at), what, h.Name, script.Provides, argv, after)}
 }
 
 func unitFile(name string) string { return "/etc/systemd/system/" + name + ".service" }

@@ -34,6 +34,7 @@ const (
 	folder       = "/etc/kido"
 	siteFile     = folder + "/site.yaml"
 	keysFolder   = folder + "/keys"
+	peopleKeys   = keysFolder + "/" + peopleFolder
 	keyFile      = "/etc/ssh/kido_keys"
 	sshdConfig   = "/etc/ssh/sshd_config"
 	sshdDropIn   = "/etc/ssh/sshd_config.d/50-kido.conf"
@@ -109,6 +110,7 @@ type File struct {
 	From  string // a program to be copied, instead of Text
 	Block bool   // Text is one marked block at the end of a file that is somebody else's
 	check check
+	asks  []string // of checkSSHD and checkKeys: connections, as sshd -C has them
 }
 
 // check is what must accept a file before it is put in place.
@@ -117,6 +119,7 @@ type check int
 const (
 	checkNothing check = iota
 	checkSSHD
+	checkKeys
 	checkSudo
 )
 
@@ -256,25 +259,24 @@ func (m *maker) copies() {
 	if pins := m.pins(announced); pins != "" {
 		m.file(File{Path: m.site.KnownHosts, Mode: 0o644, Text: pins})
 	}
-	needed := map[string]bool{}
-	for _, p := range m.src.Keys.People {
-		needed[p.Name] = true
-	}
+	var files []string
 	for _, p := range peers(m.topo, m.Host) {
-		needed[p.host] = true
-	}
-	var names []string
-	for name := range m.src.Keys.texts {
-		if needed[strings.TrimSuffix(name, ".pub")] {
-			names = append(names, name)
+		if len(m.src.Keys.Hosts[p.host]) > 0 {
+			files = append(files, p.host+".pub")
 		}
 	}
-	if len(names) > 0 {
+	slices.Sort(files)
+	for _, p := range m.src.Keys.People {
+		files = append(files, peopleFolder+"/"+p.Name+".pub")
+	}
+	if len(files) > 0 {
 		m.Folders = append(m.Folders, Folder{keysFolder, 0o755, "root"})
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		m.file(File{Path: keysFolder + "/" + name, Mode: 0o644, Text: m.src.Keys.texts[name]})
+	if len(m.src.Keys.People) > 0 {
+		m.Folders = append(m.Folders, Folder{peopleKeys, 0o755, "root"})
+	}
+	for _, file := range files {
+		m.file(File{Path: keysFolder + "/" + file, Mode: 0o644, Text: m.src.Keys.texts[file]})
 	}
 }
 
@@ -351,12 +353,15 @@ func (m *maker) access(policy *gate.Policy) error {
 		m.warn("there is no sshd at this host: nobody can reach its gate")
 		return nil
 	}
-	text, err := keyLines(m.site, policy, m.src.Keys)
+	text, from, err := keyLines(m.site, policy, m.src.Keys)
 	if err != nil {
 		return err
 	}
-	m.file(File{Path: keyFile, Mode: 0o644, Text: text})
-	m.file(sshdFile(m.facts))
+	// The lock before the keys: with each change of these it is tried anew.
+	lock := sshdFile(m.facts)
+	lock.asks = connections(m.site.Host(m.Host), from)
+	m.file(lock)
+	m.file(File{Path: keyFile, Mode: 0o644, Text: text, check: checkKeys, asks: lock.asks})
 	m.SSHD = true
 	return nil
 }
@@ -373,10 +378,12 @@ func (m *maker) hooks(policy *gate.Policy) error {
 			return err
 		}
 		if p.Wait != nil {
-			if unit == "" {
+			beside := m.beside(v)
+			switch {
+			case unit == "":
 				m.warn("service %s: the init of this host does not know it: to have its start held, run %s --wait %[1]s before it", v.Name, gateProgram)
-			} else {
-				m.hook(hold(m.Init, v, unit, m.facts))
+			case m.numbered(v, unit, beside):
+				m.hook(hold(m.Init, v, unit, beside, m.facts))
 				m.late(v, unit)
 			}
 		}
@@ -436,6 +443,50 @@ func (m *maker) unitOf(v *site.Service) (string, error) {
 		return m.facts.unit(unit), nil
 	}
 	return "", fmt.Errorf("service %s is known to %s, and host %s has %s: say in the site file how that knows it (%s: NAME)", v.Name, kind, m.Host, m.Init, m.Init)
+}
+
+// beside lists the scripts at this host of all that a service depends on, also
+// by way of other hosts. A script that waits must come after them: init may start
+// one script after the other, and then what it waits for would wait for it.
+func (m *maker) beside(v *site.Service) (scripts []string) {
+	if m.Init == Systemd {
+		return nil // it holds nothing but the service itself
+	}
+	seen := map[site.Instance]bool{}
+	for next := []site.Instance{{Service: v.Name, Host: m.Host}}; len(next) > 0; next = next[1:] {
+		for _, dep := range m.site.Service(next[0].Service).After {
+			for _, u := range upstreams(m.site, next[0], dep) {
+				if seen[u] {
+					continue
+				}
+				seen[u] = true
+				next = append(next, u)
+				a := m.site.Service(u.Service).Adapter
+				if u.Host == m.Host && string(a.Kind) == string(m.Init) && a.Unit != v.Adapter.Unit && !slices.Contains(scripts, a.Unit) {
+					scripts = append(scripts, a.Unit)
+				}
+			}
+		}
+	}
+	slices.Sort(scripts)
+	return scripts
+}
+
+// numbered reports whether there is a place for a script that waits between
+// those beside it and the one that it holds. Only where scripts go by their
+// numbers can that be lacking, and it warns then.
+func (m *maker) numbered(v *site.Service, unit string, beside []string) bool {
+	if !m.facts.Sequential {
+		return true
+	}
+	own := m.facts.script(unit).Start
+	for _, name := range beside {
+		if up := m.facts.script(name).Start; up >= holdAt(own) {
+			m.warn("service %s: its start is not held: %s depends on %s of this host, and has no start number that leaves room for a hook behind it (%02d, %02d): give %[2]s a number of %02[6]d or more (chkconfig), then run this again", v.Name, unit, name, own, up, up+2)
+			return false
+		}
+	}
+	return true
 }
 
 // late warns where a held start cannot be what the site asks for.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,7 +77,7 @@ func render(s *Setup) string {
 	}
 	for _, f := range s.Files {
 		fmt.Fprintf(&b, "\n==> %s %04o %s%s\n", f.Path, f.Mode, f.Owner(), map[bool]string{true: ", a block"}[f.Block])
-		if f.Path != siteFile && filepath.Dir(f.Path) != keysFolder {
+		if f.Path != siteFile && !strings.HasPrefix(f.Path, keysFolder+"/") {
 			b.WriteString(f.Text)
 		}
 	}
@@ -202,27 +203,28 @@ func TestLoadKeyring(t *testing.T) {
 		t.Fatal(err)
 	}
 	const key, other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKmd6GmeRzOUGRsP3grrzKR8yP1ySVYqsqXlpeSRnUmu", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDXlspwUMQdGNhpKwgM0IAMV8AIEjj+cUBgcuw1G7Gq3"
+	const from = `from="192.0.2.9" `
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  string // of the error; "" for none
 	}{
-		"good":            {map[string]string{"db1.pub": key + "\n", "ann.pub": "# ann\n\nfrom=\"192.0.2.9\" " + other, "README": "?"}, ""},
+		"good":            {map[string]string{"db1.pub": key + "\n", "people/ann.pub": "# ann\n\nfrom=\"192.0.2.9\" " + other, "README": "?"}, ""},
 		"rotation":        {map[string]string{"db1.pub": key + "\n" + other}, ""},
-		"no address":      {map[string]string{"ann.pub": key}, "ann.pub:1: it does not say where it may come from"},
+		"no address":      {map[string]string{"people/ann.pub": key}, "ann.pub:1: it does not say where it may come from"},
 		"private":         {map[string]string{"db1.pub": "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"}, "db1.pub:1: this is a private key"},
 		"other options":   {map[string]string{"db1.pub": `command="sh" ` + key}, "db1.pub:1: public key"},
 		"empty":           {map[string]string{"db1.pub": "# nothing\n"}, "db1.pub holds no key"},
 		"two hosts' own":  {map[string]string{"db1.pub": key, "web1.pub": key}, "this is the key of db1 too: each host has its own"},
-		"a name":          {map[string]string{"a b.pub": key}, "a key is named after its host or its owner"},
-		"not closed":      {map[string]string{"ann.pub": `from="192.0.2.9 ` + key}, `from="…" is not closed`},
-		"the local name":  {map[string]string{"here.pub": key}, "a key is named after"},
+		"a name":          {map[string]string{"people/a b.pub": from + key}, "a person's key is named after its owner"},
+		"not closed":      {map[string]string{"people/ann.pub": `from="192.0.2.9 ` + key}, `from="…" is not closed`},
+		"the local name":  {map[string]string{"people/here.pub": from + key}, "a person's key is named after"},
 		"nothing is fine": {nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "keys")
 			if c.files != nil {
-				if err := os.Mkdir(dir, 0o755); err != nil {
+				if err := os.MkdirAll(filepath.Join(dir, "people"), 0o755); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -241,6 +243,91 @@ func TestLoadKeyring(t *testing.T) {
 				t.Errorf("error %v\nwant %s", err, c.want)
 			case err != nil && strings.Contains(err.Error(), "AAAA"):
 				t.Errorf("the error shows the key: %v", err)
+			}
+		})
+	}
+}
+
+// The key of a host that left the site does not become somebody's who may do
+// everything, nor does it keep anything from being done.
+func TestKeyOfNoHost(t *testing.T) {
+	t.Parallel()
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKmd6GmeRzOUGRsP3grrzKR8yP1ySVYqsqXlpeSRnUmu"
+	src := load(t, &txtar.Archive{Files: []txtar.File{
+		{Name: "site.yaml", Data: []byte(strings.ReplaceAll(shop, "ADAPTER", "systemd"))},
+		{Name: "keys/gone.pub", Data: []byte(`from="192.0.2.7" ` + key)},
+		{Name: "keys/bare.pub", Data: []byte(key)},
+		{Name: "keys/what.pub", Data: []byte("no key\n")},
+		{Name: "keys/a\tb.pub", Data: []byte(key)},
+	}})
+	if !src.Keys.Empty() {
+		t.Errorf("%+v", src.Keys)
+	}
+	s, err := Make(src, "web1", facts(Systemd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"gone", "bare", "what", `a\tb`} {
+		want := "keys/" + name + ".pub: the site has no host " + name + ": its key may do nothing; remove the file, or, for a person's key, move it to keys/people/"
+		if !slices.Contains(s.Warnings, want) {
+			t.Errorf("no warning %q in %q", want, s.Warnings)
+		}
+	}
+	for _, f := range s.Files {
+		if strings.HasPrefix(f.Path, keysFolder) || strings.Contains(f.Text, key) {
+			t.Errorf("%s: %s", f.Path, f.Text)
+		}
+		if f.Path == gate.DefaultPolicy && strings.Count(f.Text, "principal") != 1 {
+			t.Errorf("more than the local principal:\n%s", f.Text)
+		}
+	}
+}
+
+// A script that waits comes after the scripts of this host that it waits for, by
+// whatever way: before them it would wait for what init starts only after it.
+func TestHoldBeside(t *testing.T) {
+	t.Parallel()
+	const text = `site: x
+hosts: {a: 192.0.2.1, b: 192.0.2.2}
+services:
+  store: {hosts: a, ADAPTER: stored, ready: {tcp: ":1"}}
+  other: {hosts: b, ADAPTER: otherd, after: store, ready: {tcp: ":2"}}
+  db: {hosts: a, ADAPTER: dbd, ready: {tcp: ":3"}}
+  web: {hosts: a, ADAPTER: webd, after: [other, db]}
+`
+	const hook = "/etc/init.d/kido-wait-web"
+	for name, c := range map[string]struct {
+		init        Init
+		sequential  bool
+		store, own  int
+		want, warns string // want "": there is no hook
+	}{
+		"openrc":            {OpenRC, false, 0, 0, "\tafter net sshd ssh dbd stored\n\tbefore webd\n", ""},
+		"by dependencies":   {SysV, false, 50, 50, "# Should-Start:      ssh sshd database stored\n# X-Start-Before:    webd\n", ""},
+		"by numbers":        {SysV, true, 48, 50, "# chkconfig: 345 49 51\n", ""},
+		"no number between": {SysV, true, 49, 50, "", "service web: its start is not held: webd depends on stored of this host, and has no start number that leaves room for a hook behind it (50, 49): give webd a number of 51 or more"},
+		"the same number":   {SysV, true, 50, 50, "", "(50, 50): give webd a number of 52 or more"},
+		"no number at all":  {SysV, true, 20, 0, "", "its start is not held"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := Assume(c.init)
+			f.Sequential = c.sequential
+			f.Scripts = map[string]Script{"webd": {Start: c.own}, "stored": {Start: c.store}, "dbd": {Provides: "database", Start: 10}}
+			s, err := Make(Source{File: "/src/site.yaml", Text: strings.ReplaceAll(text, "ADAPTER", string(c.init)), Keys: &Keyring{}}, "a", f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(s.Files, func(f File) bool { return f.Path == hook })
+			hooked := slices.ContainsFunc(s.Hooks, func(h Hook) bool { return h.File == hook })
+			if hooked != (c.want != "") || hooked != (i >= 0) {
+				t.Fatalf("there is a hook: %v, its file: %v", hooked, i >= 0)
+			}
+			if hooked && !strings.Contains(s.Files[i].Text, c.want) {
+				t.Errorf("%s\nwant %s", s.Files[i].Text, c.want)
+			}
+			if warned := strings.Join(s.Warnings, "\n"); !strings.Contains(warned, c.warns) || hooked && strings.Contains(warned, "is not held:") {
+				t.Errorf("warnings %q\nwant %s", s.Warnings, c.warns)
 			}
 		})
 	}

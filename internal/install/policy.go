@@ -37,6 +37,7 @@ func PolicyFor(s *site.Site, host string, identities []string) (*gate.Policy, []
 // with what its cascades need and no more.
 func PolicyOf(s *site.Site, host string, keys *Keyring) (*gate.Policy, []string) {
 	b := newPolicy(s, host)
+	b.warnings = append(b.warnings, keys.Warnings...)
 	b.whole(principalHere, []string{gate.IdentityLocal})
 	for _, p := range keys.People {
 		b.whole(p.Name, fingerprints(p.Keys))

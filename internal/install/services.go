@@ -88,7 +88,7 @@ func (m *Machine) placeSSHD(w *Work, f File, text []byte) error {
 	}
 	err = m.askSSHD(sshdConfig)
 	if err == nil {
-		err = m.effective(w)
+		err = m.effective(w, f.asks)
 	}
 	if err == nil {
 		return nil
@@ -117,31 +117,35 @@ func (m *Machine) askSSHD(config string) error {
 }
 
 // effective fails where something else in sshd's configuration comes before the
-// block, and warns of what keeps the user out.
-func (m *Machine) effective(w *Work) error {
-	out, err := m.Run("/usr/sbin/sshd", "-T", "-f", m.path(sshdConfig), "-C", "user="+gateUser+",host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22")
-	if err != nil {
-		return err
-	}
-	lines := strings.Split(strings.ToLower(out), "\n")
-	for line := range strings.Lines(sshdBlock) {
-		want := strings.ToLower(strings.Join(strings.Fields(line), " "))
-		if strings.HasPrefix(want, "match ") || strings.HasSuffix(want, " none") {
-			continue
+// block for one of some connections, and warns of what keeps the user out.
+func (m *Machine) effective(w *Work, asks []string) error {
+	for _, ask := range asks {
+		out, err := m.Run("/usr/sbin/sshd", "-T", "-f", m.path(sshdConfig), "-C", ask)
+		if err != nil {
+			return err
 		}
-		if !slices.Contains(lines, want) {
-			return fmt.Errorf("sshd does not hold the user %s to %q: another Match in its configuration comes first: move it behind, or let it leave out this user", gateUser, want)
+		has := map[string][]string{} // by keyword; some come more than once
+		for line := range strings.Lines(out) {
+			word, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+			word = strings.ToLower(word)
+			has[word] = append(has[word], value)
 		}
-	}
-	for _, list := range []string{"allowusers", "allowgroups"} {
-		named, any := false, false
-		for _, line := range lines {
-			if f := strings.Fields(line); len(f) > 1 && f[0] == list {
-				any, named = true, named || slices.Contains(f[1:], gateUser)
+		for line := range strings.Lines(sshdBlock) {
+			word, want, _ := strings.Cut(strings.TrimSpace(line), " ")
+			word = strings.ToLower(word)
+			got := has[word]
+			if word == "match" || want == "none" && len(got) == 0 { // older ones leave out what is not set
+				continue
+			}
+			if !slices.Equal(got, []string{want}) {
+				return fmt.Errorf("sshd does not hold the user %s to %q for all connections (%s: %q): another Match in its configuration comes first: move it behind, or let it leave out this user", gateUser, word+" "+want, ask, got)
 			}
 		}
-		if any && !named {
-			w.warn("sshd lets in only those that %s names, and %s is not among them: add it, or no key of kido gets in", list, gateUser)
+		for _, list := range []string{"allowusers", "allowgroups"} {
+			named := strings.Fields(strings.Join(has[list], " "))
+			if len(named) > 0 && !slices.Contains(named, gateUser) {
+				w.warnOnce("sshd lets in only those that %s names, and %s is not among them: add it, or no key of kido gets in", list, gateUser)
+			}
 		}
 	}
 	return nil

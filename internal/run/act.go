@@ -170,7 +170,10 @@ func (r *Run) retry(s *step, f failure) {
 	s.phase, s.word = PhaseRetry, f.word
 	ev := s.event()
 	ev.Attempt, ev.Owes, ev.Hint = s.attempt, slices.Clone(s.owes), f.hint
-	r.effects = append(r.effects, Publish{Event: Event{Run: r.id, Step: &ev}, Durable: true, After: delay})
+	// A host may be away for weeks, and the journal is not to grow with every try.
+	news := f.acted || s.lamented != f.word
+	s.lamented = f.word
+	r.effects = append(r.effects, Publish{Event: Event{Run: r.id, Step: &ev}, Durable: news, After: delay})
 }
 
 func (r *Run) giveSlot(s *step) {

@@ -135,6 +135,9 @@ func TestKeepTrying(t *testing.T) {
 			w.fail("it gave up after %s", r.now)
 		}
 	}
+	if n := len(r.journal); n > 20 {
+		w.fail("after an hour of tries there are %d records", n)
+	}
 	w.nodes[instance("web@h3")].cut = false
 	if o := r.finish(); o != run.OutcomeDone {
 		w.fail("outcome %s", o)
