@@ -171,7 +171,8 @@ func (r *Run) retry(s *step, f failure) {
 	ev := s.event()
 	ev.Attempt, ev.Owes, ev.Hint = s.attempt, slices.Clone(s.owes), f.hint
 	// A host may be away for weeks, and the journal is not to grow with every try.
-	news := f.acted || s.lamented != f.word
+	doubled := s.attempt&(s.attempt-1) == 0
+	news := f.acted || doubled || s.lamented != f.word
 	s.lamented = f.word
 	r.effects = append(r.effects, Publish{Event: Event{Run: r.id, Step: &ev}, Durable: news, After: delay})
 }

@@ -135,7 +135,7 @@ func TestKeepTrying(t *testing.T) {
 			w.fail("it gave up after %s", r.now)
 		}
 	}
-	if n := len(r.journal); n > 20 {
+	if n := len(r.journal); n > 40 {
 		w.fail("after an hour of tries there are %d records", n)
 	}
 	w.nodes[instance("web@h3")].cut = false
