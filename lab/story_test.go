@@ -256,6 +256,12 @@ func (s *story) ways() []way {
 			if s.init == "systemd" { // it has Restart=on-failure
 				return func() {}
 			}
+			// Whoever starts it by hand before its last process is gone is told that
+			// its memory is in use.
+			s.Until("all of the database has ended", func() bool {
+				_, err := s.Exec(database, "pgrep", "-u", "postgres", "-x", "postgres")
+				return err != nil
+			})
 			return s.begin(s.words("start", "postgresql")...)
 		}},
 		{name: "a power cut", held: true, do: func() func() {
