@@ -112,14 +112,13 @@ func (a *app) hereOf(s *site.Site) (string, error) {
 		}
 		return h.Name, nil
 	}
-	name, err := os.Hostname()
-	if err != nil || s.Host(name) == nil {
-		return "", nil
+	// A machine may be called otherwise than its host in the site: the policy of
+	// its gate knows. Without one it is reached over SSH like any other host.
+	p, err := gate.LoadPolicy(a.gatePolicy())
+	if err != nil || s.Host(p.Host) == nil {
+		return "", nil //nolint:nilerr // a policy that cannot be used makes no gate
 	}
-	if _, err := os.Stat(a.gatePolicy()); err != nil {
-		return "", nil // no gate is set up here: over SSH like any other host
-	}
-	return name, nil
+	return p.Host, nil
 }
 
 // gatePolicy is the policy file of this machine's gate. A gate takes none that

@@ -129,6 +129,7 @@ missing; there may be more fields than these.
   keys new     one object: identity (file), public, fingerprint
   keys line    one object: host, line
   keys pin     one object: host, file, fingerprint
+  enroll       for every host and round one object, as install has it
   install      one object: host, changed and commands (with --print what would
                be), files (--print: path, mode, owner, text or from),
                publicKey, hostKeys, warnings

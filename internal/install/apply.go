@@ -195,6 +195,9 @@ func (m *Machine) Compare(setup *Setup) (*Work, error) {
 	if setup.Init == Systemd && !hooked && again {
 		w.run("systemctl", "daemon-reload")
 	}
+	if err := m.foreignStates(w, setup.Host); err != nil {
+		return nil, err
+	}
 	if len(w.Steps) == 0 && !again {
 		return w, nil
 	}
@@ -209,6 +212,30 @@ func (m *Machine) Compare(setup *Setup) (*Work, error) {
 		w.step("complete", manifestFile, func() error { return nil })
 	}
 	return w, nil
+}
+
+// foreignStates sets aside what the gate has on record under another name of this
+// host: it would believe none of it.
+func (m *Machine) foreignStates(w *Work, host string) error {
+	names, err := filepath.Glob(m.path(gate.DefaultState + "/*.state"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil // who only looks need not see it
+		}
+		if err != nil {
+			return err
+		}
+		head, _, _ := strings.Cut(string(text), "\n")
+		_, whose, ok := strings.Cut(head, "@")
+		if ok && whose != host {
+			w.step("set aside", gate.DefaultState+"/"+filepath.Base(name), func() error { return os.Rename(name, name+".old") })
+		}
+	}
+	return nil
 }
 
 func isReload(s Step) bool { return slices.Equal(s.Argv, []string{"systemctl", "daemon-reload"}) }
@@ -508,6 +535,9 @@ func (m *Machine) write(f File, text []byte) error {
 
 func syncFolder(path string) error {
 	d, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // an earlier run has removed it, and all in it
+	}
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"kido/internal/gate"
 	"kido/internal/keys"
 	"kido/internal/site"
 )
@@ -668,5 +669,33 @@ func TestCompareRefuses(t *testing.T) {
 	b.put(manifestFile, "{")
 	if _, err := b.m.Compare(b.setup(Systemd, shop)); err == nil || !strings.Contains(err.Error(), "what was installed here cannot be read") {
 		t.Errorf("a record that is cut short: %v", err)
+	}
+}
+
+// TestRenamedHost: what a host has on record under another name is set aside, or
+// its gate would believe nothing of it for ever.
+func TestRenamedHost(t *testing.T) {
+	t.Parallel()
+	m := &Machine{Root: t.TempDir()}
+	dir := m.path(gate.DefaultState)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, whose := range map[string]string{"web": "web@new", "db": "db@old"} {
+		if err := os.WriteFile(filepath.Join(dir, name+".state"), []byte("kido-state 1 "+whose+"\ngeneration 1\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := &Work{machine: m}
+	if err := m.foreignStates(w, "old"); err != nil || len(w.Steps) != 1 {
+		t.Fatalf("%v, %v", w.Steps, err)
+	}
+	if err := w.Steps[0].do(); err != nil {
+		t.Fatal(err)
+	}
+	for name, there := range map[string]bool{"web.state": false, "web.state.old": true, "db.state": true} {
+		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != there {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -11,6 +11,7 @@
 package install
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -445,31 +446,53 @@ func (m *maker) unitOf(v *site.Service) (string, error) {
 	return "", fmt.Errorf("service %s is known to %s, and host %s has %s: say in the site file how that knows it (%s: NAME)", v.Name, kind, m.Host, m.Init, m.Init)
 }
 
-// beside lists the scripts at this host of all that a service depends on, also
-// by way of other hosts. A script that waits must come after them: init may start
-// one script after the other, and then what it waits for would wait for it.
+// beside lists the scripts at this host that the hook of a service must come
+// after: those of every service that does not depend on it. Init may start one
+// script after the other, and what was behind the hook would wait with it: what
+// the hook waits for, by way of other hosts, or somebody else's upstream. Of two
+// that are both held the one nearer to the root goes first.
 func (m *maker) beside(v *site.Service) (scripts []string) {
 	if m.Init == Systemd {
 		return nil // it holds nothing but the service itself
 	}
-	seen := map[site.Instance]bool{}
-	for next := []site.Instance{{Service: v.Name, Host: m.Host}}; len(next) > 0; next = next[1:] {
-		for _, dep := range m.site.Service(next[0].Service).After {
-			for _, u := range upstreams(m.site, next[0], dep) {
-				if seen[u] {
-					continue
-				}
-				seen[u] = true
-				next = append(next, u)
-				a := m.site.Service(u.Service).Adapter
-				if u.Host == m.Host && string(a.Kind) == string(m.Init) && a.Unit != v.Adapter.Unit && !slices.Contains(scripts, a.Unit) {
-					scripts = append(scripts, a.Unit)
-				}
-			}
+	behind := m.behind(v)
+	for _, u := range m.site.Services {
+		switch {
+		case u == v, behind[u.Name], !slices.Contains(u.Hosts, m.Host), string(u.Adapter.Kind) != string(m.Init), u.Adapter.Unit == v.Adapter.Unit:
+		case m.held(u) && cmp.Or(cmp.Compare(m.depth(u), m.depth(v)), cmp.Compare(u.Name, v.Name)) > 0:
+		case !slices.Contains(scripts, u.Adapter.Unit):
+			scripts = append(scripts, u.Adapter.Unit)
 		}
 	}
 	slices.Sort(scripts)
 	return scripts
+}
+
+// behind is the names of all services that depend on one, directly or not.
+func (m *maker) behind(v *site.Service) map[string]bool {
+	found := map[string]bool{}
+	for grown := true; grown; {
+		grown = false
+		for _, u := range m.site.Services {
+			for _, dep := range u.After {
+				if !found[u.Name] && (dep.Upstream == v.Name || found[dep.Upstream]) {
+					found[u.Name], grown = true, true
+				}
+			}
+		}
+	}
+	return found
+}
+
+// held reports whether a service's own start is held.
+func (m *maker) held(v *site.Service) bool { return len(v.After) > 0 && !v.Wait.Off }
+
+// depth is how many services a service comes after, one behind the other.
+func (m *maker) depth(v *site.Service) (n int) {
+	for _, dep := range v.After {
+		n = max(n, 1+m.depth(m.site.Service(dep.Upstream)))
+	}
+	return n
 }
 
 // numbered reports whether there is a place for a script that waits between

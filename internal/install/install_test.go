@@ -420,3 +420,29 @@ func TestLook(t *testing.T) {
 		}
 	}
 }
+
+// TestHooksDoNotWaitForEachOther: where init starts one script after the other, a
+// hook comes behind every service that does not depend on what it holds; else two
+// hosts whose databases the other's web server needs would never boot.
+func TestHooksDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	s, err := site.Parse("/etc/kido/site.yaml", []byte(`site: crossed
+hosts: {h4: 10.0.0.4, h6: 10.0.0.6}
+services:
+  dbx: {hosts: h4, openrc: dbx, ready: {tcp: ":1"}}
+  dby: {hosts: h6, openrc: dby, ready: {tcp: ":1"}}
+  webx: {hosts: h4, openrc: webx, after: [dby]}
+  weby: {hosts: h6, openrc: weby, after: [dbx]}
+  other: {hosts: h4, openrc: other, after: [dby]}
+  last: {hosts: h4, openrc: last, after: [webx]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &maker{Setup: Setup{Host: "h4", Init: OpenRC}, site: s}
+	for service, want := range map[string]string{"webx": "dbx other", "other": "dbx", "last": "dbx other webx"} {
+		if got := strings.Join(m.beside(s.Service(service)), " "); got != want {
+			t.Errorf("the hook of %s comes after %q, want %q", service, got, want)
+		}
+	}
+}
