@@ -328,13 +328,12 @@ func takeHome(a *app, s *site.Site, h *site.Host, ring string, r install.Result,
 	if err != nil {
 		return false, fmt.Errorf("its host key: %w", err)
 	}
-	before, _ := os.ReadFile(s.KnownHosts)
-	if err := appendLine(s.KnownHosts, line); err != nil {
+	pinned, err := appendLine(s.KnownHosts, line)
+	if err != nil {
 		return false, err
 	}
-	after, err := os.ReadFile(s.KnownHosts)
 	a.warn(otherPins(s, h, fingerprint))
-	return changed || !bytes.Equal(before, after), err
+	return changed || pinned, nil
 }
 
 // checkAnnounceKey refuses what a host must not give as its own key: what is not
@@ -391,7 +390,7 @@ func (e *enrolment) keepOwn(a *app, s *site.Site, ring string) error {
 	if len(from) == 0 {
 		return usageError("say which: --from ADDRESS", "no address is known that this machine's key comes from")
 	}
-	if _, err := keys.GateLine(keys.LineOptions{From: from, Gate: gateAtHosts, Public: public}); err != nil {
+	if _, err := keys.GateLine(keys.LineOptions{From: from, Gate: install.GateProgram, Public: public}); err != nil {
 		return &failure{status: exitUsage, err: err, hint: "give addresses or networks: --from 192.168.0.10"}
 	}
 	name, err := os.Hostname()
@@ -407,9 +406,6 @@ func (e *enrolment) keepOwn(a *app, s *site.Site, ring string) error {
 	return err
 }
 
-// gateAtHosts is where enrolment puts the gate.
-const gateAtHosts = "/usr/local/sbin/kido-gate"
-
 // wayTo is the address that packets from here to a host bear. Nothing is sent.
 func wayTo(h *site.Host) (string, error) {
 	c, err := net.Dial("udp", net.JoinHostPort(h.Address, strconv.Itoa(h.Port)))
@@ -419,18 +415,6 @@ func wayTo(h *site.Host) (string, error) {
 	defer c.Close()
 	at, err := netip.ParseAddrPort(c.LocalAddr().String())
 	return at.Addr().Unmap().WithZone("").String(), err
-}
-
-// replaceFile writes a file as a whole; changed reports whether it was another.
-func replaceFile(path, text string) (changed bool, err error) {
-	if old, err := os.ReadFile(path); err == nil && string(old) == text {
-		return false, nil
-	}
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, []byte(text), 0o644); err != nil {
-		return false, err
-	}
-	return true, os.Rename(temporary, path)
 }
 
 // bestHostKey is the host key to pin: Ed25519 where there is one.

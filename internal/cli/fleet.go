@@ -90,7 +90,7 @@ func plainRoot(state string) (*os.Root, error) {
 }
 
 func findGate() (string, error) {
-	places := []string{"/usr/local/sbin/kido-gate", "/usr/sbin/kido-gate"}
+	places := []string{install.GateProgram, "/usr/sbin/kido-gate"}
 	if self, err := os.Executable(); err == nil {
 		places = append([]string{filepath.Join(filepath.Dir(self), "kido-gate")}, places...)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kido/internal/install"
 	"kido/internal/keys"
 	"kido/internal/remote"
 	"kido/internal/site"
@@ -116,7 +117,7 @@ at the host.`,
 		ValidArgsFunction: a.completeHosts,
 	}
 	c.Flags().StringSliceVar(&from, "from", nil, "`address` or network that the key may be used from")
-	c.Flags().StringVar(&gatePath, "gate", "/usr/local/sbin/kido-gate", "`path` of the gate at the host")
+	c.Flags().StringVar(&gatePath, "gate", install.GateProgram, "`path` of the gate at the host")
 	c.Flags().StringVar(&command, "plain", "", "lock the key to this `command` instead of the gate")
 	return c
 }
@@ -192,7 +193,7 @@ trust: what an unknown network answers is not one.`,
 			if err != nil {
 				return err
 			}
-			if err := appendLine(s.KnownHosts, line); err != nil {
+			if _, err := appendLine(s.KnownHosts, line); err != nil {
 				return fmt.Errorf("cannot pin the key of %s: %w", h.Name, err)
 			}
 			if a.json() {
@@ -226,26 +227,35 @@ func otherPins(s *site.Site, h *site.Host, fingerprint string) (warnings []error
 	return warnings
 }
 
-// appendLine adds a line to a file that others only read, as a whole or not at
-// all; a line that is there already is not added again.
-func appendLine(path, line string) error {
+// appendLine adds a line to a file that others only read; changed reports whether
+// it was not there already.
+func appendLine(path, line string) (changed bool, err error) {
 	old, err := os.ReadFile(path)
 	if err != nil && !os.IsNotExist(err) {
-		return err
+		return false, err
 	}
-	text := string(old)
-	if slices.Contains(strings.Split(text, "\n"), strings.TrimSpace(line)) {
-		return nil
+	text, line := string(old), strings.TrimSpace(line)
+	if slices.Contains(strings.Split(text, "\n"), line) {
+		return false, nil
 	}
 	if text != "" && text[len(text)-1] != '\n' {
 		text += "\n"
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".known_hosts.*")
+	return replaceFile(path, text+line+"\n")
+}
+
+// replaceFile writes a file that others only read, as a whole or not at all;
+// changed reports whether it was another.
+func replaceFile(path, text string) (changed bool, err error) {
+	if old, err := os.ReadFile(path); err == nil && string(old) == text {
+		return false, nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.WriteString(text + strings.TrimSpace(line) + "\n")
+	_, err = f.WriteString(text)
 	if err == nil {
 		err = f.Chmod(0o644)
 	}
@@ -258,5 +268,5 @@ func appendLine(path, line string) error {
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
-	return err
+	return err == nil, err
 }

@@ -167,7 +167,7 @@ func (a *app) announceAll(ctx context.Context, q plan.Request, f runFlags) error
 }
 
 // owing reports whether something downstream of the targets is seen to owe a
-// reaction, or a target is not ready for good.
+// reaction.
 func (a *app) owing(ctx context.Context, q plan.Request) (bool, error) {
 	topo, targets, fleet, err := a.reach(q.Targets)
 	if err != nil {
@@ -176,9 +176,9 @@ func (a *app) owing(ctx context.Context, q plan.Request) (bool, error) {
 	defer fleet.close()
 	seen := fleet.observe(ctx, topo.Around(targets), lookTime)
 	status := func(i site.Instance) plan.Observation { return seen[i] }
-	p, err := topo.Make(q, targets, seen)
+	p, err := makePlan(topo, q, targets, seen)
 	if err != nil {
-		return false, planError(err)
+		return false, err
 	}
 	for _, s := range p.Steps {
 		st := seen[s.Instance].Status

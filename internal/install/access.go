@@ -17,7 +17,7 @@ const sshdBlock = `Match User ` + gateUser + `
     AuthorizedKeysFile ` + keyFile + `
     AuthorizedKeysCommand none
     TrustedUserCAKeys none
-    ForceCommand ` + gateProgram + `
+    ForceCommand ` + GateProgram + `
     ExposeAuthInfo yes
     AuthenticationMethods publickey
     DisableForwarding yes
@@ -76,7 +76,7 @@ func keyLines(s *site.Site, who *gate.Policy, ring *Keyring) (text string, from 
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n", written)
 	for _, l := range lines {
-		text, err := keys.GateLine(keys.LineOptions{From: l.from, Gate: gateProgram, Public: l.public})
+		text, err := keys.GateLine(keys.LineOptions{From: l.from, Gate: GateProgram, Public: l.public})
 		if err != nil {
 			return "", nil, fmt.Errorf("keys/%s.pub: %w (from=\"ADDRESS\" in front of the key there says where it comes from)", l.file, err)
 		}

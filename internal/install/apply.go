@@ -162,7 +162,7 @@ func (m *Machine) Compare(setup *Setup) (*Work, error) {
 		return nil, err
 	}
 	if changed[gate.DefaultPolicy] || again {
-		w.run(gateProgram, "--check")
+		w.run(GateProgram, "--check")
 	}
 	if err := put(func(f File) bool { return hookFiles[f.Path] }); err != nil {
 		return nil, err
@@ -347,7 +347,7 @@ func (m *Machine) user(w *Work, now *manifest) error {
 	switch {
 	case err != nil:
 		return err
-	case who != nil && (who.shell != gateProgram || who.uid == 0):
+	case who != nil && (who.shell != GateProgram || who.uid == 0):
 		return fmt.Errorf("there is a user %s already, with the login shell %s: kido needs that name for its gate: rename that user", gateUser, who.shell)
 	case who != nil:
 		return nil
@@ -355,7 +355,7 @@ func (m *Machine) user(w *Work, now *manifest) error {
 		return fmt.Errorf("there is no useradd to make the user %s: install the package passwd (or shadow)", gateUser)
 	}
 	now.User = true
-	w.run("useradd", "--system", "--user-group", "--home-dir", "/nonexistent", "--no-create-home", "--shell", gateProgram, "--password", "*", gateUser)
+	w.run("useradd", "--system", "--user-group", "--home-dir", "/nonexistent", "--no-create-home", "--shell", GateProgram, "--password", "*", gateUser)
 	return nil
 }
 

@@ -118,7 +118,7 @@ func (b *box) run(argv ...string) (string, error) {
 	var err error
 	switch {
 	case argv[0] == "useradd":
-		b.put("/etc/passwd", b.get("/etc/passwd")+fmt.Sprintf("kido:x:61234:61234::/nonexistent:%s\n", gateProgram))
+		b.put("/etc/passwd", b.get("/etc/passwd")+fmt.Sprintf("kido:x:61234:61234::/nonexistent:%s\n", GateProgram))
 	case argv[0] == "userdel":
 		b.put("/etc/passwd", strings.Split(b.get("/etc/passwd"), "kido:")[0])
 	case strings.HasPrefix(line, "systemctl reenable"):

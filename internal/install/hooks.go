@@ -226,7 +226,7 @@ func holdAt(own int) int { return max(1, own-1) }
 // are started.
 func hold(init Init, v *site.Service, unit string, beside []string, f Facts) (Hook, File) {
 	h := Hook{Name: "kido-wait-" + v.Name, Unit: unit, Require: v.Wait.Leave && init == Systemd}
-	argv := gateProgram + " --wait " + v.Name
+	argv := GateProgram + " --wait " + v.Name
 	what := "hold the start of " + v.Name + " until what it depends on is ready"
 	switch init {
 	case Systemd:

@@ -28,7 +28,7 @@ import (
 // and in sshd's configuration, so they are the same everywhere.
 const (
 	gateUser    = "kido"
-	gateProgram = "/usr/local/sbin/kido-gate"
+	GateProgram = "/usr/local/sbin/kido-gate" // what a key's line runs
 	kidoProgram = "/usr/local/bin/kido"
 	sudoProgram = "/usr/bin/sudo"
 
@@ -100,7 +100,7 @@ func (f Facts) script(name string) Script {
 
 // Assume is what a well-kept host of an init system is like.
 func Assume(init Init) Facts {
-	return Facts{Init: init, SSHD: true, SSHDInclude: true, Kido: kidoProgram, Gate: gateProgram}
+	return Facts{Init: init, SSHD: true, SSHDInclude: true, Kido: kidoProgram, Gate: GateProgram}
 }
 
 // File is a file that a host needs.
@@ -223,6 +223,8 @@ type maker struct {
 	topo  *plan.Topology
 	src   Source
 	facts Facts
+
+	depths map[string]int // by service, as far as worked out
 }
 
 func (m *maker) file(f File) { m.Files = append(m.Files, f) }
@@ -232,7 +234,7 @@ func (m *maker) warn(format string, args ...any) {
 }
 
 func (m *maker) programs() error {
-	for _, p := range []struct{ path, from string }{{gateProgram, m.facts.Gate}, {kidoProgram, m.facts.Kido}} {
+	for _, p := range []struct{ path, from string }{{GateProgram, m.facts.Gate}, {kidoProgram, m.facts.Kido}} {
 		if p.from == "" {
 			return fmt.Errorf("the program %s is not to be found: put it beside kido, or at %s", filepath.Base(p.path), p.path)
 		}
@@ -382,7 +384,7 @@ func (m *maker) hooks(policy *gate.Policy) error {
 			beside := m.beside(v)
 			switch {
 			case unit == "":
-				m.warn("service %s: the init of this host does not know it: to have its start held, run %s --wait %[1]s before it", v.Name, gateProgram)
+				m.warn("service %s: the init of this host does not know it: to have its start held, run %s --wait %[1]s before it", v.Name, GateProgram)
 			case m.numbered(v, unit, beside):
 				m.hook(hold(m.Init, v, unit, beside, m.facts))
 				m.late(v, unit)
@@ -487,11 +489,20 @@ func (m *maker) behind(v *site.Service) map[string]bool {
 // held reports whether a service's own start is held.
 func (m *maker) held(v *site.Service) bool { return len(v.After) > 0 && !v.Wait.Off }
 
-// depth is how many services a service comes after, one behind the other.
-func (m *maker) depth(v *site.Service) (n int) {
+// depth is how many services a service comes after, one behind the other. Each is
+// worked out once: a ladder of diamonds has many ways down.
+func (m *maker) depth(v *site.Service) int {
+	if n, ok := m.depths[v.Name]; ok {
+		return n
+	}
+	n := 0
 	for _, dep := range v.After {
 		n = max(n, 1+m.depth(m.site.Service(dep.Upstream)))
 	}
+	if m.depths == nil {
+		m.depths = map[string]int{}
+	}
+	m.depths[v.Name] = n
 	return n
 }
 

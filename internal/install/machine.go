@@ -144,7 +144,7 @@ func (m *Machine) programs() (kido, gate string) {
 	if real, err := filepath.EvalSymlinks(kido); err == nil {
 		kido = real
 	}
-	for _, gate := range []string{filepath.Join(filepath.Dir(kido), "kido-gate"), m.path(gateProgram)} {
+	for _, gate := range []string{filepath.Join(filepath.Dir(kido), "kido-gate"), m.path(GateProgram)} {
 		if _, err := os.Stat(gate); err == nil {
 			return kido, gate
 		}
