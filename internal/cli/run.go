@@ -5,7 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"os/user"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -144,7 +147,7 @@ func (a *app) act(ctx context.Context, q plan.Request, f runFlags) error {
 	}
 	runs.prune(past)
 	defer j.Close()
-	e := run.Event{Time: time.Now(), Run: id, Begin: &run.BeginEvent{Plan: p, Site: topo.Site().Name}}
+	e := run.Event{Time: time.Now(), Run: id, Begin: &run.BeginEvent{Plan: p, Site: topo.Site().Name, By: runnerName()}}
 	if err := appendEvent(j, e); err != nil {
 		return err
 	}
@@ -241,11 +244,23 @@ func (a *app) goOn(ctx context.Context, topo *plan.Topology, fleet *fleet, runs 
 	if err := r.Replay(events); err != nil {
 		return err
 	}
-	e := run.Event{Time: time.Now(), Run: past.id, Begin: &run.BeginEvent{Resumed: true, Site: topo.Site().Name}}
+	e := run.Event{Time: time.Now(), Run: past.id, Begin: &run.BeginEvent{Resumed: true, Site: topo.Site().Name, By: runnerName()}}
 	if err := appendEvent(j, e); err != nil {
 		return err
 	}
 	return a.drive(ctx, fleet, r, p, j, e, events)
+}
+
+// runnerName is the user and machine on whose behalf a run acts, for the record.
+func runnerName() string {
+	name, host := strconv.Itoa(os.Geteuid()), "?"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if h, err := os.Hostname(); err == nil {
+		host = h
+	}
+	return name + "@" + host
 }
 
 // sayGoingOn tells that an earlier run is resumed.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"kido/internal/initsys"
+	"kido/internal/rule"
 	"kido/internal/wire"
 )
 
@@ -188,7 +189,7 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 			return m.settled()
 		case m.at == releasing:
 			return m.released()
-		case ev.Waiting:
+		case ev.Waiting && rule.Holds(rule.WaitForInit):
 			return m.reply(wire.CodeBusy, "init is still at work on it")
 		default:
 			return m.recover()
@@ -212,6 +213,9 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 			return m.reply(wire.CodeError, fmt.Sprintf("cannot prepare its %s: %s", m.try.intent.Do, ev.Err))
 		}
 		m.try.intent.Child, m.try.intent.Boot = ev.Child, ev.Boot
+		if !rule.Holds(rule.IntentFirst) {
+			return m, Go{}
+		}
 		r := m.rec
 		r.Intent = &m.try.intent
 		return m.store(intending, r)
@@ -245,13 +249,16 @@ func (m Machine) loaded(ev Loaded) (Machine, Effect) {
 	case m.q.Verb == wire.VerbStatus:
 		m.at = reading
 		return m, See{Child: m.child()}
-	case m.aside && m.q.Verb != wire.VerbRestart:
+	case m.aside && m.q.Verb != wire.VerbRestart && rule.Holds(rule.UnknownNotEmpty):
 		// Unknown is not empty: an intent may have been on file, so nothing
 		// may be concluded. A restart that a person asks for needs nothing of
 		// the old state, and mends it.
 		return m.reply(wire.CodeUnknown, m.unreadable())
 	}
 	m.at = idling
+	if !rule.Holds(rule.WaitForInit) {
+		return m, See{}
+	}
 	return m, Idle{Child: m.child()}
 }
 
@@ -289,7 +296,7 @@ func (m Machine) answerStatus() (Machine, Effect) {
 		r.Code, r.Word = wire.CodeUnknown, m.unreadable()
 	}
 	s := r.Status
-	s.Settled = m.look.up() && m.look.Token == m.first || m.look.State == wire.StateBlind
+	s.Settled = m.look.up() && (m.look.Token == m.first || !rule.Holds(rule.TokenProbeToken)) || m.look.State == wire.StateBlind
 	s.Ready = s.Settled && m.asked.Ready
 	switch {
 	case s.Settled:
@@ -315,10 +322,11 @@ func (m Machine) concluded() (r Record, ok bool) {
 	case in.Do == initsys.Stop && !m.look.up(): // the stop happened
 		r.Wanted, r.Seen = in.Wanted, m.look.State
 	case in.Do == initsys.Stop: // it did not
-	case m.look.up() && m.look.Token != in.Own: // a new incarnation, begun after the new basis was read
+	case m.look.up() && m.look.Token != in.Own && rule.Holds(rule.CommitMoved): // a new incarnation, begun after the new basis was read
 		r.Wanted, r.Seen, r.Basis, r.Own = in.Wanted, m.look.State, in.New, m.look.Token
 	case m.look.up(): // it did not happen
 	case in.Do == initsys.Reload: // whatever brought it down, it was not the reload
+	case !rule.Holds(rule.DownIsOwed):
 	default:
 		return m.rec, false
 	}
@@ -334,7 +342,7 @@ func (m Machine) recover() (Machine, Effect) {
 	if m.tokenless() {
 		return m.reply(wire.CodeBusy, "it is up, but its incarnation cannot be told yet: "+m.look.Word)
 	}
-	if in == nil || m.look.Held { // a held start serves an intent as well: see release
+	if in == nil || m.held() { // a held start serves an intent as well: see release
 		return m.decide()
 	}
 	if r, ok := m.concluded(); ok {
@@ -368,13 +376,13 @@ func (m Machine) decide() (Machine, Effect) {
 	}
 	// The explicit verbs. What is so already needs no compare-and-set.
 	switch {
-	case m.look.Held && m.q.Verb != wire.VerbReload && m.q.Generation == m.loadedAt:
+	case m.held() && m.q.Verb != wire.VerbReload && m.q.Generation == m.loadedAt:
 		return m.release()
 	case m.q.Verb == wire.VerbStart && running:
 		return m.achieved("it is up")
-	case m.q.Verb == wire.VerbRestart && m.look.up() && m.look.Token != m.q.Own:
+	case m.q.Verb == wire.VerbRestart && m.look.up() && m.look.Token != m.q.Own && rule.Holds(rule.OwnIncarnation):
 		return m.achieved("it was started anew since you looked")
-	case m.q.Generation != m.loadedAt && !m.acted:
+	case m.q.Generation != m.loadedAt && !m.acted && rule.Holds(rule.Generation):
 		return m.reply(wire.CodeStale, "its record has changed since you looked")
 	case m.q.Verb == wire.VerbReload && !running:
 		return m.reply(wire.CodeFailed, "it is not running: there is nothing to reload")
@@ -393,13 +401,13 @@ func (m Machine) decide() (Machine, Effect) {
 
 // ensure is the heart: one compare-and-set on the whole basis.
 func (m Machine) ensure(running bool) (Machine, Effect) {
-	same := m.rec.Basis.Equal(m.q.New)
+	same := m.rec.Basis.Equal(m.q.New) && (rule.Holds(rule.SameIsAlready) || m.acted)
 	switch {
 	case same && running:
 		return m.achieved("its basis is current")
-	case !m.rec.Basis.Equal(m.q.Expect):
+	case !m.rec.Basis.Equal(m.q.Expect) && rule.Holds(rule.CompareAndSet):
 		return m.reply(wire.CodeStale, "its basis has changed since you looked")
-	case m.look.Held:
+	case m.held():
 		return m.release()
 	case !running && m.onPurpose():
 		if same {
@@ -448,8 +456,11 @@ func colon(word string) string {
 // onPurpose tells an instance that is down because someone wants it down from
 // one that failed or that a run has stopped and still owes the start.
 func (m Machine) onPurpose() bool {
-	return m.wanted() == wire.WantedDown
+	return m.wanted() == wire.WantedDown && rule.Holds(rule.OnPurpose)
 }
+
+// held reports whether init's own start of the instance waits for its upstreams.
+func (m Machine) held() bool { return m.look.Held && rule.Holds(rule.HeldStart) }
 
 // wanted is the wanted state as record and instance have it together: what
 // somebody did by hand counts.
@@ -471,7 +482,7 @@ func (m Machine) wanted() wire.Wanted {
 
 func (m Machine) stop(running bool) (Machine, Effect) {
 	want := wire.WantedDown
-	if m.q.Hold {
+	if m.q.Hold && rule.Holds(rule.HoldOwesStart) {
 		want = wire.WantedHeld
 	}
 	switch {
@@ -480,7 +491,7 @@ func (m Machine) stop(running bool) (Machine, Effect) {
 	case !running && !m.look.Held && (m.q.Hold || m.rec.Wanted == want && m.look.State == wire.StateDown):
 		// A hold starts nothing later that was not up before.
 		return m.achieved("it is down")
-	case m.q.Generation != m.loadedAt:
+	case m.q.Generation != m.loadedAt && rule.Holds(rule.Generation):
 		return m.reply(wire.CodeStale, "its record has changed since you looked")
 	case m.look.State == wire.StateDown && !m.look.Held:
 		r := m.rec
@@ -529,6 +540,7 @@ func (m Machine) settled() (Machine, Effect) {
 	case t.intent.Do == initsys.Stop && m.look.State != wire.StateDown && m.look.State != wire.StateFailed:
 		return m.failed("it is " + string(m.look.State))
 	case t.intent.Do == initsys.Stop:
+	case !rule.Holds(rule.JudgeByInstance) && t.ended.Err == "":
 	case !m.look.up():
 		return m.failed("it is " + string(m.look.State))
 	case t.intent.Do == initsys.Restart && m.look.Token == t.intent.Own:

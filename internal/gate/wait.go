@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"kido/internal/initsys"
+	"kido/internal/rule"
 	"kido/internal/wire"
 )
 
@@ -63,7 +64,7 @@ func (w Waiter) Step(now time.Duration, s Sight) (Waiter, Verdict) {
 		w.ready = now
 	}
 	w.answering = s.Ready
-	changed := s.Generation != w.generation
+	changed := s.Generation != w.generation && rule.Holds(rule.ToldLetsGo)
 	switch {
 	case s.Up:
 		return w, Verdict{Over: true, Word: "it runs already"}
@@ -75,7 +76,7 @@ func (w Waiter) Step(now time.Duration, s Sight) (Waiter, Verdict) {
 		return w, Verdict{Over: true, Leave: true, Word: "it was stopped on purpose"}
 	case changed:
 		return w, Verdict{Over: true, Word: "a run of kido found all that it needs ready"}
-	case w.answering && now-w.ready >= w.wait.Grace:
+	case w.answering && (now-w.ready >= w.wait.Grace || !rule.Holds(rule.Grace)):
 		return w, Verdict{Over: true, Word: "all that it needs answers"}
 	case now >= w.wait.Timeout && w.wait.Leave:
 		return w, Verdict{Over: true, Leave: true, Word: fmt.Sprintf("not started, for in %s what it needs did not become ready: %s", w.wait.Timeout, s.Word)}

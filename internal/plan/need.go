@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"kido/internal/rule"
 	"kido/internal/site"
 	"kido/internal/wire"
 )
@@ -104,7 +105,7 @@ func (s *standing) weigh() string {
 	if why := notReady(s.Observation); why != "" {
 		return why
 	}
-	if s.Status.State == wire.StateBlind {
+	if s.Status.State == wire.StateBlind || !rule.Holds(rule.Barrier) {
 		return "" // no more can be known
 	}
 	switch v := s.verdict; {
@@ -130,7 +131,7 @@ func notReady(o Observation) string {
 		return ""
 	case s.Ready && (!s.Settled || s.Token == ""):
 		return "not settled: its incarnation changed while it was probed"
-	case s.Ready:
+	case s.Ready, s.Token != "" && !rule.Holds(rule.ReadyFirst):
 		return ""
 	case s.Word != "":
 		return s.Word

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"kido/internal/rule"
 	"kido/internal/site"
 	"kido/internal/wire"
 )
@@ -31,6 +32,7 @@ func (r *Run) act(s *step, c choice) {
 		s.phase, s.word = PhaseActing, c.word
 		ev := s.event()
 		ev.Verb, ev.Own, ev.Owes, ev.Attempt = string(c.request.Verb), s.own, slices.Clone(s.owes), s.attempt+1
+		ev.New = c.request.New
 		if s.running() {
 			ev.Reaction = c.request.Reaction
 		}
@@ -54,7 +56,7 @@ func (r *Run) takeSlot(s *step, q wire.Request) bool {
 
 func (r *Run) reserve(s *step) bool {
 	p := r.pools[s.Instance.Service]
-	if p.taken >= s.svc.MaxUnavailable {
+	if p.taken >= s.svc.MaxUnavailable && rule.Holds(rule.AtMostSoMany) {
 		return false
 	}
 	p.taken++
@@ -74,6 +76,7 @@ func (r *Run) replied(s *step, in Answered) {
 		s.pause = 0
 		r.bePatient(s, s.svc.Timeout.Ready)
 	}
+	s.heard(in.Reply.Status)
 	switch in.Reply.Code {
 	case wire.CodeDone:
 		if !s.acted { // it works: but what dies again and again runs out of attempts
@@ -83,12 +86,15 @@ func (r *Run) replied(s *step, in Answered) {
 		s.changes++
 		s.phase, s.word = PhaseSettling, in.Reply.Word
 		ev := s.event()
-		ev.Acted = true
+		ev.Acted, ev.Code = true, wire.CodeDone
 		r.publish(ev, true)
+		if !rule.Holds(rule.LookAgain) {
+			r.end(s, PhaseDone, "", "")
+		}
 	case wire.CodeAlready, wire.CodeWaived, wire.CodeStale: // the next look tells what is so now
 		if s.losses++; s.losses > maxLosses {
 			s.losses = 0
-			r.retry(s, failure{word: in.Reply.Word, acted: true})
+			r.retry(s, failure{word: in.Reply.Word, acted: true, code: in.Reply.Code})
 		}
 	case wire.CodeBusy:
 		r.wait(s, PhaseBlocked, in.Reply.Word, 0)
@@ -111,7 +117,7 @@ func (r *Run) replied(s *step, in Answered) {
 			r.end(s, PhaseFailed, word, in.Hint)
 			return
 		}
-		r.retry(s, failure{word: word, hint: in.Hint, acted: true, silent: in.Reply.Code == ""})
+		r.retry(s, failure{word: word, hint: in.Hint, acted: true, silent: in.Reply.Code == "", code: in.Reply.Code})
 	}
 }
 
@@ -137,6 +143,7 @@ type failure struct {
 	word, hint string
 	acted      bool // a request was sent
 	silent     bool // the host did not answer
+	code       wire.Code
 }
 
 // retry uses up an attempt: the next one comes after a jittered delay that
@@ -169,7 +176,7 @@ func (r *Run) retry(s *step, f failure) {
 	}
 	s.phase, s.word = PhaseRetry, f.word
 	ev := s.event()
-	ev.Attempt, ev.Owes, ev.Hint = s.attempt, slices.Clone(s.owes), f.hint
+	ev.Attempt, ev.Owes, ev.Hint, ev.Code = s.attempt, slices.Clone(s.owes), f.hint, f.code
 	// A host may be away for weeks, and the journal is not to grow with every try.
 	doubled := s.attempt&(s.attempt-1) == 0
 	news := f.acted || doubled || s.lamented != f.word
@@ -217,7 +224,18 @@ func (r *Run) enter(s *step, phase Phase, word string, durable bool) {
 }
 
 func (s *step) event() StepEvent {
-	return StepEvent{ID: s.ID, Instance: s.Name, Phase: s.phase, Word: s.word, Slot: s.slot}
+	ev := StepEvent{ID: s.ID, Instance: s.Name, Phase: s.phase, Word: s.word, Slot: s.slot}
+	if st := s.latest; st != nil {
+		ev.Token, ev.Basis = st.Token, st.Basis
+	}
+	return ev
+}
+
+// heard takes what a gate said of the instance itself.
+func (s *step) heard(st *wire.Status) {
+	if st != nil && st.Instance == s.Name {
+		s.latest = st
+	}
 }
 
 func (r *Run) publish(e StepEvent, durable bool) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kido/internal/plan"
+	"kido/internal/rule"
 	"kido/internal/site"
 	"kido/internal/wire"
 )
@@ -142,6 +143,9 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 	}
 	request.Verb, request.Generation = wire.VerbEnsure, 0
 	request.Expect, request.Reaction = st.Basis, need.Reaction
+	if !rule.Holds(rule.WholeVector) && len(need.Debts) > 0 {
+		request.New = st.Basis.With(need.Debts[0].Upstream, need.Debts[0].Has)
+	}
 	word := ""
 	if len(need.Debts) > 0 {
 		word = need.Debts[0].Why

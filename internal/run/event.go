@@ -26,6 +26,8 @@ type BeginEvent struct {
 	Plan    *plan.Plan `json:"plan,omitempty"` // nil where the run is resumed
 	Resumed bool       `json:"resumed,omitempty"`
 	Site    string     `json:"site,omitempty"`
+	// By is the user and machine of the runner, "root@db1"; for people.
+	By string `json:"by,omitempty"`
 }
 
 // StepEvent says in which phase a step is now.
@@ -41,6 +43,15 @@ type StepEvent struct {
 	Reaction wire.Reaction `json:"reaction,omitempty"`
 	// Acted says that the request was carried out (PhaseSettling).
 	Acted bool `json:"acted,omitempty"`
+	// Token is the instance's incarnation as the last answer has it; "" where it
+	// was not up or did not say.
+	Token string `json:"token,omitempty"`
+	// Basis is what the instance was started against as the last answer has it.
+	Basis wire.Vector `json:"basis,omitempty"`
+	// New is the basis that the request asks for (PhaseActing).
+	New wire.Vector `json:"new,omitempty"`
+	// Code is what a gate answered to the request (PhaseSettling, PhaseRetry).
+	Code wire.Code `json:"code,omitempty"`
 	// Own is the incarnation that a restart is to end, read when the run first
 	// looked: a resumed run must not end its successor.
 	Own *string `json:"own,omitempty"`

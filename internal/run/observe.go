@@ -2,8 +2,10 @@ package run
 
 import (
 	"fmt"
+	"slices"
 
 	"kido/internal/plan"
+	"kido/internal/rule"
 	"kido/internal/site"
 	"kido/internal/wire"
 )
@@ -47,7 +49,11 @@ func (r *Run) questions(s *step) [][]question {
 	case plan.ActStop, plan.ActHold, plan.ActWait:
 		return levels
 	}
-	for _, level := range r.topo.Ancestors(s.Instance) {
+	ancestors := r.topo.Ancestors(s.Instance)
+	if !rule.Holds(rule.RootDown) {
+		slices.Reverse(ancestors)
+	}
+	for _, level := range ancestors {
 		var qs []question
 		for _, i := range level {
 			qs = append(qs, status(i))
@@ -90,11 +96,19 @@ func (r *Run) survey(s *step) bool {
 			// The compare-and-set must use what was read before the upstreams.
 			self := *r.reads[s.levels[0][0]]
 			s.self = &self
+			s.heard(self.obs.Status)
 			if self.obs.Status == nil {
 				return true // it says all there is to decide by; and its host, which may be off, is asked once
 			}
 		}
 		s.since = r.seq
+	}
+	if !rule.Holds(rule.SelfFirst) {
+		if !r.ask(s.levels[0][0], s.since) {
+			return false
+		}
+		self := *r.reads[s.levels[0][0]]
+		s.self = &self
 	}
 	return true
 }

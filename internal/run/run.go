@@ -99,9 +99,10 @@ type step struct {
 	before   bool    // only before the run was cut off
 	died     bool    // it failed since
 	slot     bool
-	sent     bool   // a request that changes something may have reached the gate
-	away     bool   // it failed because its host never answered
-	lamented string // why it was to be tried again, as the journal has it last
+	sent     bool         // a request that changes something may have reached the gate
+	away     bool         // it failed because its host never answered
+	latest   *wire.Status // the last that was heard of the instance, by a read or a reply
+	lamented string       // why it was to be tried again, as the journal has it last
 	attempt  int
 	changes  int
 	losses   int

@@ -50,8 +50,8 @@ func Verbs() []Verb {
 // Entry says which incarnation of one upstream instance a dependent was
 // (re)started against.
 type Entry struct {
-	Instance string // "oracle@db1"
-	Token    string // compared for equality only
+	Instance string `json:"instance"` // "oracle@db1"
+	Token    string `json:"token"`    // compared for equality only
 }
 
 // Vector is a basis: entries sorted by instance, each instance once. The nil
