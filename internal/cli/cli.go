@@ -151,7 +151,7 @@ No machine at hand? Try: kido demo`,
 		commands  []*cobra.Command
 	}{
 		{"look", "Look, change nothing:", []*cobra.Command{a.check(), a.graph(), a.plan(), a.status()}},
-		{"act", "Act:", append(a.verbs(), a.resume())},
+		{"act", "Act:", append(a.verbs(), a.resume(), a.release())},
 		{"set", "Set up:", []*cobra.Command{a.enroll(), a.keys(), a.install(), a.policyCommand(), a.demo()}},
 		{"more", "More:", []*cobra.Command{a.completion(), a.version()}},
 	} {

@@ -116,8 +116,10 @@ missing; there may be more fields than these.
   VERB -n      action, reason, likely, after), atOnce, leftAlone (instance,
                reason)
   status       one object: site, instances (instance, state, ready, fresh,
-               onPurpose, age in seconds, why, owes, waits, next), runs that
-               are not finished (run, begun, verb, targets, outcome, live)
+               onPurpose, age and onHold in seconds, why, owes, waits, next),
+               runs that are not finished (run, begun, verb, targets,
+               outcome, live)
+  release      a list: instance, keeper (where it is about a slot), done, word
   up down start stop restart reload announce resume
                one object a line, each an event as it happens: time, run, and
                one of begin (plan, resumed, site), step (id, instance, phase,

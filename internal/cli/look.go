@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -254,7 +255,8 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 	}
 	pending := map[string]last{}
 	for _, p := range past {
-		for _, st := range p.steps {
+		for _, id := range slices.Sorted(maps.Keys(p.steps)) { // what was held is also started
+			st := p.steps[id]
 			pending[st.Instance] = last{st, p.live}
 		}
 	}
@@ -289,7 +291,7 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 		for _, b := range slices.Concat(need.Blocked, need.Passed) {
 			row.Waits = append(row.Waits, b.Upstream)
 		}
-		row.OnPurpose = plan.OnPurpose(o.Status)
+		row.OnPurpose, row.OnHold = plan.OnPurpose(o.Status), o.Status.OnHold
 		row.Fresh = need.Fresh() && len(need.Passed) == 0
 		if need.Own != "" && row.Why == "" {
 			row.Why = need.Own

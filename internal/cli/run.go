@@ -306,8 +306,13 @@ func (f runFlags) options(id string) run.Options {
 func (a *app) drive(ctx context.Context, fleet *fleet, r *run.Run, p *plan.Plan, j *journal.Journal, first run.Event, past []run.Event) error {
 	progress := report.New(a.stdout, p, report.Options{JSON: a.json(), Quiet: a.quiet, Past: past})
 	progress.Event(first)
-	outcome, err := run.Drive(ctx, r, fleet, j, progress.Event)
+	notices := newNotifier(fleet.site, func(err error) { a.warn([]error{err}) })
+	outcome, err := run.Drive(ctx, r, fleet, j, func(e run.Event) {
+		progress.Event(e)
+		notices.event(e)
+	})
 	progress.Close()
+	notices.close()
 	if err != nil {
 		return &failure{status: exitFailed, err: err, hint: "make room for the journal; what was begun is on record and goes on with: kido resume"}
 	}

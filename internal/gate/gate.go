@@ -67,6 +67,9 @@ func (g *Gate) Serve(ctx context.Context, who Caller, q wire.Request) wire.Reply
 		}}
 	}
 	s := g.policy.Service(q.Service)
+	if q.Verb == wire.VerbTake || q.Verb == wire.VerbGive || q.Verb == wire.VerbRelease && q.Member != "" {
+		return g.keep(ctx, s, q)
+	}
 	unit, err := g.unit(s)
 	if err != nil {
 		return wire.Reply{Code: wire.CodeError, Word: err.Error()}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -27,8 +26,6 @@ const (
 	// failedTime is the same where init has reported a failure: few come up
 	// after that, and the next request finds out about those.
 	failedTime = time.Second
-	// maxRecord bounds a state file, in bytes.
-	maxRecord = 256 << 10
 )
 
 // Instance performs the effects of [Machine] for one instance.
@@ -50,7 +47,7 @@ func (i *Instance) Do(ctx context.Context, q wire.Request) wire.Reply {
 	if q.Timeout > 0 && q.Timeout < timeout {
 		timeout = q.Timeout
 	}
-	p := &performer{Instance: i, timeout: timeout}
+	p := i.performer(timeout)
 	defer p.close()
 	m, effect := NewMachine(i.Name, q).Step(Begin{})
 	for {
@@ -64,11 +61,16 @@ func (i *Instance) Do(ctx context.Context, q wire.Request) wire.Reply {
 	}
 }
 
+// performer readies one for a request; close gives back what it has taken.
+func (i *Instance) performer(timeout time.Duration) *performer {
+	return &performer{Instance: i, timeout: timeout, file: file{dir: i.Dir, name: i.Key + ".state", lock: i.Key + ".lock"}}
+}
+
 // performer holds what one request has open.
 type performer struct {
 	*Instance
 	timeout time.Duration
-	lock    *os.File
+	file    file
 	job     initsys.Job
 	failed  bool // init said so of the job
 }
@@ -77,16 +79,7 @@ func (p *performer) close() {
 	if p.job != nil {
 		p.job.Close()
 	}
-	p.unlock()
-}
-
-func (p *performer) unlock() {
-	if p.lock != nil {
-		// Said outright: a child between fork and exec holds the file, too.
-		_ = syscall.Flock(int(p.lock.Fd()), syscall.LOCK_UN)
-		p.lock.Close()
-		p.lock = nil
-	}
+	p.file.release()
 }
 
 func (p *performer) perform(ctx context.Context, effect Effect) Event {
@@ -104,7 +97,7 @@ func (p *performer) perform(ctx context.Context, effect Effect) Event {
 		}
 		return Looked{Look: look, Waiting: working}
 	case Unlock:
-		p.unlock()
+		p.file.release()
 		return Unlocked{}
 	case Idle:
 		ctx, cancel := context.WithTimeout(ctx, p.timeout)
@@ -117,7 +110,7 @@ func (p *performer) perform(ctx context.Context, effect Effect) Event {
 		ready, word := p.Ready(ctx)
 		return Asked{ready, word}
 	case Save:
-		return Stored{message(p.save(e))}
+		return Stored{message(p.file.save(e.Record.Format(), e.Aside))}
 	case Prepare:
 		job, err := p.Unit.Prepare(ctx, e.Do)
 		if err != nil {
@@ -189,88 +182,36 @@ func message(err error) string {
 }
 
 func (p *performer) acquire(ctx context.Context) Event {
-	f, err := p.Dir.OpenFile(p.Key+".lock", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return Locked{Err: err.Error()}
-	}
-	p.lock = f
-	// The lock file is never renamed or removed: two who hold the lock hold
-	// the same file.
-	ok := poll(ctx, lockWait, func() bool {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		return !errors.Is(err, syscall.EWOULDBLOCK)
-	})
-	switch {
-	case !ok:
-		return Locked{}
-	case err != nil:
-		return Locked{Err: err.Error()}
-	}
-	return Locked{OK: true}
+	ok, err := p.file.acquire(ctx)
+	return Locked{OK: ok, Err: message(err)}
 }
 
 func (p *performer) load() Event {
-	f, err := p.Dir.OpenFile(p.Key+".state", os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Loaded{Record: Record{Instance: p.Name}}
-	}
-	if err != nil {
+	now := present()
+	text, err := p.file.read()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Loaded{Record: Record{Instance: p.Name}, Now: now}
+	case errors.Is(err, errTooBig):
+		return Loaded{Unreadable: err.Error(), Now: now}
+	case err != nil:
 		return Loaded{Err: err.Error()}
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
-	if err != nil {
-		return Loaded{Err: err.Error()}
-	}
-	if len(text) > maxRecord {
-		return Loaded{Unreadable: fmt.Sprintf("it is over %d bytes long", maxRecord)}
 	}
 	r, err := ParseRecord(text, p.Name)
 	if err != nil {
-		return Loaded{Unreadable: err.Error()}
+		return Loaded{Unreadable: err.Error(), Now: now}
 	}
-	return Loaded{Record: r}
+	return Loaded{Record: r, Now: now}
 }
 
-// save makes a record durable: temporary file, fsync, rename, fsync of the
-// directory. Until the rename the old file stands, also where it is unreadable:
-// unknown must not turn into empty.
-func (p *performer) save(e Save) error {
-	name, temporary := p.Key+".state", p.Key+".state.new"
-	f, err := p.Dir.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+// present is the clock of this boot; the zero Moment where it cannot be told, to
+// which nothing is recent.
+func present() Moment {
+	boot, err := initsys.BootID()
 	if err != nil {
-		return err
+		return Moment{}
 	}
-	_, err = f.Write(e.Record.Format())
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	failpoint.Hit("gate.save.written")
-	if e.Aside {
-		aside := p.Key + ".state.unreadable"
-		if err := p.Dir.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := p.Dir.Link(name, aside); err != nil {
-			return err
-		}
-	}
-	if err := p.Dir.Rename(temporary, name); err != nil {
-		return err
-	}
-	failpoint.Hit("gate.save.renamed")
-	dir, err := p.Dir.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return Moment{Boot: boot, At: initsys.Uptime().Truncate(time.Millisecond)}
 }
 
 func (p *performer) see(ctx context.Context) Look { return p.look(p.Unit.Observe(ctx)) }

@@ -58,11 +58,12 @@ func TestUnreadableStaysUnknown(t *testing.T) {
 	if err := dir.WriteFile("web.state", []byte("garbage"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &performer{Instance: &Instance{Name: "web@web1", Key: "web", Dir: dir}}
+	p := (&Instance{Name: "web@web1", Key: "web", Dir: dir}).performer(0)
+	save := func() error { return p.file.save(Record{Instance: "web@web1"}.Format(), true) }
 	if err := os.Mkdir(filepath.Join(dir.Name(), "web.state.new"), 0o700); err != nil { // in the way of the write
 		t.Fatal(err)
 	}
-	if err := p.save(Save{Record: Record{Instance: "web@web1"}, Aside: true}); err == nil {
+	if err := save(); err == nil {
 		t.Fatal("the write did not fail")
 	}
 	if l := p.load().(Loaded); l.Unreadable == "" {
@@ -71,7 +72,7 @@ func TestUnreadableStaysUnknown(t *testing.T) {
 	if err := dir.Remove("web.state.new"); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.save(Save{Record: Record{Instance: "web@web1"}, Aside: true}); err != nil {
+	if err := save(); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := dir.ReadFile("web.state.unreadable"); err != nil || string(text) != "garbage" {

@@ -3,10 +3,11 @@ package gate
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"kido/internal/initsys"
 	"kido/internal/wire"
@@ -22,6 +23,39 @@ type Record struct {
 	Own        string      // own incarnation when the basis was last written, for people
 	Basis      wire.Vector
 	Intent     *Intent // a change that was begun and is not known to have ended
+	// Reactions are the ENSUREs that touched it lately, the oldest first, at most
+	// MaxBudget of them; Hold is until when further ones are refused.
+	Reactions []Moment
+	Hold      Moment
+}
+
+// MaxBudget is the largest budget of reactions that a gate can keep.
+const MaxBudget = 30
+
+// Moment is a time by the clock of one boot: nothing is compared across boots, and
+// nobody can set it. The zero Moment is never.
+type Moment struct {
+	Boot string        // the kernel's name for the boot
+	At   time.Duration // since it began, asleep or awake; whole milliseconds
+}
+
+// recent lists when the instance was touched within a time before now.
+func (r Record) recent(now Moment, within time.Duration) (at []time.Duration) {
+	for _, m := range r.Reactions {
+		if m.Boot == now.Boot && now.At-m.At < within {
+			at = append(at, m.At)
+		}
+	}
+	return at
+}
+
+// reacted is Reactions with one more; those of another boot are as good as gone.
+func (r Record) reacted(now Moment) []Moment {
+	all := slices.DeleteFunc(slices.Clone(r.Reactions), func(m Moment) bool { return m.Boot != now.Boot })
+	if now != (Moment{}) {
+		all = append(all, now)
+	}
+	return all[max(0, len(all)-MaxBudget):]
 }
 
 // Intent is written before init is told to change anything, so that whoever
@@ -37,8 +71,7 @@ type Intent struct {
 }
 
 // Format writes the one spelling of r: lines as in package wire, the last one a
-// CRC-32 (IEEE: the tables of CRC-32C cost the gate half a millisecond to make)
-// of all before it.
+// checksum of all before it.
 func (r Record) Format() []byte {
 	var b strings.Builder
 	line := func(fields ...string) { b.WriteString(wire.FormatLine(fields...) + "\n") }
@@ -68,18 +101,21 @@ func (r Record) Format() []byte {
 			line("intent-child", c.Boot, strconv.Itoa(c.PID), strconv.FormatUint(c.Start, 10))
 		}
 	}
-	return fmt.Appendf([]byte(b.String()), "sum %08x\n", crc32.ChecksumIEEE([]byte(b.String())))
+	for _, m := range r.Reactions {
+		line("reaction", m.Boot, strconv.FormatInt(m.At.Milliseconds(), 10))
+	}
+	if m := r.Hold; m.Boot != "" {
+		line("hold", m.Boot, strconv.FormatInt(m.At.Milliseconds(), 10))
+	}
+	return summed(b.String())
 }
 
 // ParseRecord reads what Format wrote and nothing else: a record that is torn,
 // altered or of another instance is an error, never an emptier record.
 func ParseRecord(text []byte, instance string) (Record, error) {
-	body, sum, ok := cutSum(string(text))
-	if !ok {
-		return Record{}, errors.New("it is cut short: the last line is not its checksum")
-	}
-	if got := fmt.Sprintf("%08x", crc32.ChecksumIEEE([]byte(body))); got != sum {
-		return Record{}, fmt.Errorf("its checksum is %s, its content has %s", sum, got)
+	body, err := cutSum(string(text))
+	if err != nil {
+		return Record{}, err
 	}
 	var r Record
 	for i, line := range strings.Split(strings.TrimSuffix(body, "\n"), "\n") {
@@ -98,17 +134,6 @@ func ParseRecord(text []byte, instance string) (Record, error) {
 		return Record{}, errors.New("it is not in the spelling that the gate writes")
 	}
 	return r, nil
-}
-
-// cutSum splits off the last line, "sum XXXXXXXX\n".
-func cutSum(text string) (body, sum string, ok bool) {
-	const tail = len("sum 01234567\n")
-	if len(text) <= tail {
-		return "", "", false
-	}
-	body, last := text[:len(text)-tail], text[len(text)-tail:]
-	sum, ok = strings.CutPrefix(strings.TrimSuffix(last, "\n"), "sum ")
-	return body, sum, ok && strings.HasSuffix(last, "\n") && strings.HasSuffix(body, "\n")
 }
 
 func (r *Record) field(line int, f []string) error {
@@ -137,7 +162,9 @@ func (r *Record) field(line int, f []string) error {
 	case f[0] == "own" && len(args) == 1:
 		r.Own = args[0]
 	case f[0] == "basis" && len(args) == 2:
-		r.Basis = r.Basis.With(args[0], args[1])
+		if !r.Basis.Extend(args[0], args[1]) {
+			return bad
+		}
 	case f[0] == "intent" && len(args) == 3:
 		r.Intent = &Intent{Verb: wire.Verb(args[0]), Do: initsys.Action(args[1])}
 		if !slices.Contains(wire.Verbs(), r.Intent.Verb) || !slices.Contains(initsys.Actions(), r.Intent.Do) {
@@ -147,7 +174,9 @@ func (r *Record) field(line int, f []string) error {
 	case f[0] == "intent-own" && len(args) == 1:
 		r.Intent.Own = args[0]
 	case f[0] == "intent-new" && len(args) == 2:
-		r.Intent.New = r.Intent.New.With(args[0], args[1])
+		if !r.Intent.New.Extend(args[0], args[1]) {
+			return bad
+		}
 	case f[0] == "intent-boot" && len(args) == 1:
 		r.Intent.Boot = args[0]
 	case f[0] == "intent-child" && len(args) == 3:
@@ -156,6 +185,12 @@ func (r *Record) field(line int, f []string) error {
 			c.Start, err = strconv.ParseUint(args[2], 10, 64)
 		}
 		r.Intent.Child = c
+	case f[0] == "reaction" && len(args) == 2 && len(r.Reactions) < MaxBudget:
+		var m Moment
+		m, err = moment(args)
+		r.Reactions = append(r.Reactions, m)
+	case f[0] == "hold" && len(args) == 2:
+		r.Hold, err = moment(args)
 	default:
 		return bad
 	}
@@ -163,6 +198,14 @@ func (r *Record) field(line int, f []string) error {
 		return bad
 	}
 	return nil
+}
+
+func moment(args []string) (Moment, error) {
+	ms, err := strconv.ParseInt(args[1], 10, 64)
+	if args[0] == "" || ms < 0 || ms > math.MaxInt64/int64(time.Millisecond) {
+		err = errors.New("not a moment")
+	}
+	return Moment{args[0], time.Duration(ms) * time.Millisecond}, err
 }
 
 func wanted(s string) (wire.Wanted, error) {

@@ -1,8 +1,14 @@
 package gate
 
 import (
+	"bytes"
+	"fmt"
+	"hash/crc32"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"kido/internal/initsys"
 	"kido/internal/wire"
@@ -18,6 +24,8 @@ func sampleRecord() Record {
 			Child: &initsys.Child{Boot: "b-1", PID: 4711, Start: 99},
 			Boot:  "b-1",
 		},
+		Reactions: []Moment{{"b-1", 5 * time.Second}, {"b-1", 7 * time.Second}},
+		Hold:      Moment{"b-1", 65 * time.Second},
 	}
 }
 
@@ -33,31 +41,109 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
-// No damage to a state file makes another record of it: cut anywhere, or with
-// any one bit turned, it is refused.
-func TestRecordDamage(t *testing.T) {
-	text := sampleRecord().Format()
-	for n := range text {
-		if _, err := ParseRecord(text[:n], "web@web1"); err == nil {
-			t.Errorf("cut after %d bytes it is still read", n)
+// damagedRecords are what a state file may hold: nothing but its name, all that a
+// record has, and each kind of intent.
+func damagedRecords() []Record {
+	all := []Record{{Instance: "web@web1"}, sampleRecord()}
+	for _, wanted := range []wire.Wanted{wire.WantedUp, wire.WantedDown} {
+		for n, do := range initsys.Actions() {
+			r := sampleRecord()
+			r.Generation, r.Wanted, r.Seen = uint64(n), wanted, wire.StateUp
+			r.Intent = &Intent{Verb: wire.VerbEnsure, Do: do, New: r.Basis, Wanted: wanted}
+			all = append(all, r)
 		}
-		for bit := range 8 {
-			text[n] ^= 1 << bit
-			if _, err := ParseRecord(text, "web@web1"); err == nil {
-				t.Errorf("with bit %d of byte %d turned it is still read", bit, n)
+	}
+	return all
+}
+
+// No damage to a state file makes another record of it: cut anywhere, with any one
+// bit turned, with any sector zeroed, or with anything after its end, it is
+// refused.
+func TestRecordDamage(t *testing.T) {
+	refused := func(what string, text []byte) {
+		t.Helper()
+		if r, err := ParseRecord(text, "web@web1"); err == nil {
+			t.Errorf("%s it is still read, as %+v:\n%s", what, r, text)
+		} else if r.Generation != 0 || r.Instance != "" {
+			t.Errorf("%s it is refused, with a record beside the error: %+v", what, r)
+		}
+	}
+	for _, r := range damagedRecords() {
+		text := r.Format()
+		for n := range text {
+			refused(fmt.Sprintf("cut after %d bytes", n), text[:n])
+			refused(fmt.Sprintf("without its first %d bytes", n+1), text[n+1:])
+			for bit := range 8 {
+				text[n] ^= 1 << bit
+				refused(fmt.Sprintf("with bit %d of byte %d turned", bit, n), text)
+				text[n] ^= 1 << bit
 			}
-			text[n] ^= 1 << bit
+			blank := bytes.Clone(text)
+			clear(blank[n:min(n+512, len(blank))])
+			refused(fmt.Sprintf("with zeros from byte %d", n), blank)
+		}
+		for _, more := range []string{"\n", "\x00", strings.Repeat("\x00", 4096-len(text)), string(text), "sum 00000000\n"} {
+			refused(fmt.Sprintf("with %q behind it", more), slices.Concat(text, []byte(more)))
 		}
 	}
 }
 
+// A state file of the greatest length costs what its length says: nothing in it is
+// copied again and again.
+func TestRecordCost(t *testing.T) {
+	r := Record{Instance: "web@web1", Intent: &Intent{Verb: wire.VerbEnsure, Do: initsys.Restart, Wanted: wire.WantedUp}}
+	for n := 0; len(r.Basis) < 8000; n++ {
+		r.Basis.Extend(fmt.Sprintf("u%06d@h", n), "t")
+		r.Intent.New.Extend(fmt.Sprintf("u%06d@h", n), "t")
+	}
+	text := r.Format()
+	if len(text) > maxFile {
+		t.Fatalf("%d bytes are more than a state file has", len(text))
+	}
+	cost := testing.Benchmark(func(b *testing.B) {
+		for b.Loop() {
+			if _, err := ParseRecord(text, r.Instance); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}).AllocedBytesPerOp()
+	if cost > 40*int64(len(text)) {
+		t.Errorf("to read %d bytes takes %d bytes of memory", len(text), cost)
+	}
+}
+
+// FuzzRecord reads any text as a state file, as it is and with the right checksum
+// behind it, and one that was read once more with some damage.
 func FuzzRecord(f *testing.F) {
-	f.Add(Record{Instance: "web@web1"}.Format())
-	f.Add(sampleRecord().Format())
-	f.Fuzz(func(t *testing.T, text []byte) {
-		r, err := ParseRecord(text, "web@web1")
-		if err == nil && string(r.Format()) != string(text) {
-			t.Errorf("%q prints back as %q", text, r.Format())
+	for _, r := range damagedRecords() {
+		f.Add(r.Format(), uint(0))
+	}
+	f.Fuzz(func(t *testing.T, text []byte, at uint) {
+		body := text
+		if b, _, ok := cutSum(string(text)); ok {
+			body = []byte(b)
+		}
+		summed := fmt.Appendf(bytes.Clone(body), "sum %08x\n", crc32.ChecksumIEEE(body))
+		for _, text := range [][]byte{text, summed} {
+			r, err := ParseRecord(text, "web@web1")
+			if err != nil {
+				if !reflect.DeepEqual(r, Record{}) {
+					t.Errorf("a record beside the error %v: %+v", err, r)
+				}
+				continue
+			}
+			if r.Instance != "web@web1" || string(r.Format()) != string(text) {
+				t.Errorf("%q prints back as %q", text, r.Format())
+			}
+			i := int(at/8) % len(text)
+			if r, err := ParseRecord(text[:i], "web@web1"); err == nil {
+				t.Errorf("%q cut at %d is read as %+v", text, i, r)
+			}
+			text[i] ^= 1 << (at % 8)
+			if r, err := ParseRecord(text, "web@web1"); err == nil {
+				t.Errorf("with a bit of byte %d turned it is read as %+v: %q", i, r, text)
+			}
+			text[i] ^= 1 << (at % 8)
 		}
 	})
 }

@@ -23,14 +23,15 @@ type Machine struct {
 	rec      Record // as on disk
 	aside    bool   // the file on disk was unreadable and must be set aside before a store
 	torn     string // why it was unreadable
+	now      Moment // when it was loaded
 	loadedAt uint64 // the generation that was loaded: what a compare-and-set compares with
 	look     Look   // the latest look at the instance
 	next     Record // what is being stored
 	try      attempt
-	acted    bool   // an attempt of this request has succeeded
-	word     string // what to reply after the last store, where nothing was done
-	first    string // STATUS: the token before the probes
-	asked    Asked  // STATUS: what they said
+	acted    bool       // an attempt of this request has succeeded
+	after    wire.Reply // what to reply after the last store, where that was all there was to do
+	first    string     // STATUS: the token before the probes
+	asked    Asked      // STATUS: what they said
 }
 
 // phase says what the event that is waited for will be used for.
@@ -86,6 +87,7 @@ type (
 	// error, an unreadable one is Unreadable.
 	Loaded struct {
 		Record     Record
+		Now        Moment
 		Unreadable string // why: its content cannot be believed
 		Err        string // it could not be read at all
 	}
@@ -218,6 +220,9 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 		}
 		r := m.rec
 		r.Intent = &m.try.intent
+		if m.q.Verb == wire.VerbEnsure && !m.try.resume {
+			r.Reactions, r.Hold = r.reacted(m.now), Moment{}
+		}
 		return m.store(intending, r)
 	case Gone:
 		if ev.Err != "" { // not begun: the intent on file says so to whoever comes next
@@ -243,7 +248,7 @@ func (m Machine) loaded(ev Loaded) (Machine, Effect) {
 	if ev.Unreadable == "" {
 		m.rec = ev.Record
 	}
-	m.torn, m.aside = ev.Unreadable, ev.Unreadable != ""
+	m.torn, m.aside, m.now = ev.Unreadable, ev.Unreadable != "", ev.Now
 	m.loadedAt = m.rec.Generation
 	switch {
 	case m.q.Verb == wire.VerbStatus:
@@ -349,6 +354,8 @@ func (m Machine) recover() (Machine, Effect) {
 		return m.store(recovering, r)
 	}
 	switch m.q.Verb {
+	case wire.VerbFence, wire.VerbRelease: // neither is about what is owed
+		return m.decide()
 	case wire.VerbStop: // it is down, and owed its start: a stop on purpose ends that, a hold does not
 		r := m.rec
 		r.Intent, r.Wanted, r.Seen = nil, wire.WantedHeld, m.look.State
@@ -373,6 +380,10 @@ func (m Machine) decide() (Machine, Effect) {
 		return m.ensure(running)
 	case wire.VerbStop:
 		return m.stop(running)
+	case wire.VerbFence:
+		return m.fence()
+	case wire.VerbRelease:
+		return m.unhold()
 	}
 	// The explicit verbs. What is so already needs no compare-and-set.
 	switch {
@@ -407,6 +418,8 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 		return m.achieved("its basis is current")
 	case !m.rec.Basis.Equal(m.q.Expect) && rule.Holds(rule.CompareAndSet):
 		return m.reply(wire.CodeStale, "its basis has changed since you looked")
+	case m.q.Generation != 0 && m.q.Generation != m.loadedAt && rule.Holds(rule.Fence):
+		return m.reply(wire.CodeStale, "its record has changed since you looked")
 	case m.held():
 		return m.release()
 	case !running && m.onPurpose():
@@ -417,7 +430,9 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 		// were ready: the debt is settled without a restart.
 		r := m.rec
 		r.Wanted, r.Seen, r.Basis = wire.WantedDown, m.look.State, m.q.New
-		return m.store(finishing, r)
+		return m.note(r, wire.CodeWaived, "it was stopped on purpose: its debt is waived, it will start fresh")
+	case m.spent():
+		return m.onHold()
 	case !running:
 		return m.attempt(m.toward(initsys.Start))
 	case m.q.Reaction == wire.ReactReload:
@@ -427,6 +442,45 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 	}
 }
 
+// fence sees to it that no request passes any more that expects the generation
+// of this one: whoever has a slot for it has lost it.
+func (m Machine) fence() (Machine, Effect) {
+	if m.q.Generation != m.loadedAt {
+		return m.reply(wire.CodeAlready, "its record has moved on")
+	}
+	return m.note(m.rec, wire.CodeDone, "requests that were on their way to it are void")
+}
+
+// spent reports whether a reaction that nobody asked for in person is one too
+// many.
+func (m Machine) spent() bool {
+	return m.q.Budget > 0 && uint64(len(m.rec.recent(m.now, m.q.Within))) >= m.q.Budget && rule.Holds(rule.Budget)
+}
+
+// onHold puts on record that its reactions are on hold, and until when: when the
+// oldest of those in the budget is out of it.
+func (m Machine) onHold() (Machine, Effect) {
+	recent := m.rec.recent(m.now, m.q.Within)
+	until := Moment{m.now.Boot, recent[uint64(len(recent))-m.q.Budget] + m.q.Within}
+	word := fmt.Sprintf("%d reactions in %s are its budget, and spent: it is left alone for now", m.q.Budget, m.q.Within)
+	if m.rec.Hold == until {
+		return m.reply(wire.CodeOnHold, word)
+	}
+	r := m.rec
+	r.Hold = until
+	return m.note(r, wire.CodeOnHold, word)
+}
+
+// unhold ends a hold: the budget is as if nothing had been spent.
+func (m Machine) unhold() (Machine, Effect) {
+	if len(m.rec.Reactions) == 0 && m.rec.Hold == (Moment{}) {
+		return m.reply(wire.CodeAlready, "it is not on hold")
+	}
+	r := m.rec
+	r.Reactions, r.Hold = nil, Moment{}
+	return m.note(r, wire.CodeDone, "its budget of reactions is whole again")
+}
+
 // release serves a request by the start that init has begun and a waiter holds
 // back: it comes after the new basis was read ready, so that basis will be its own.
 // It is an intent until the instance is up: a start that never comes is owed. The
@@ -434,7 +488,7 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 func (m Machine) release() (Machine, Effect) {
 	m.try = m.toward(initsys.Start)
 	r := m.rec
-	r.Intent, r.Wanted, r.Seen = &m.try.intent, wire.WantedUp, m.look.State
+	r.Intent, r.Wanted, r.Seen, r.Hold = &m.try.intent, wire.WantedUp, m.look.State, Moment{}
 	return m.store(releasing, r)
 }
 
@@ -496,7 +550,7 @@ func (m Machine) stop(running bool) (Machine, Effect) {
 	case m.look.State == wire.StateDown && !m.look.Held:
 		r := m.rec
 		r.Wanted, r.Seen = want, m.look.State
-		return m.store(finishing, r)
+		return m.note(r, wire.CodeDone, "it was down; now it is wanted so")
 	}
 	return m.attempt(attempt{intent: Intent{
 		Verb: wire.VerbStop, Do: initsys.Stop, Own: m.look.Token, Wanted: want, New: m.rec.Basis,
@@ -511,10 +565,9 @@ func (m Machine) achieved(word string) (Machine, Effect) {
 	}
 	if m.look.up() && m.rec.Wanted != wire.WantedUp {
 		// Somebody started it by hand: from now on it is not held or stopped.
-		m.word = word
 		r := m.rec
 		r.Wanted, r.Seen = wire.WantedUp, m.look.State
-		return m.store(finishing, r)
+		return m.note(r, wire.CodeAlready, word)
 	}
 	return m.reply(wire.CodeAlready, word)
 }
@@ -575,6 +628,13 @@ func (m Machine) store(at phase, r Record) (Machine, Effect) {
 	return m, Save{Record: r, Aside: m.aside}
 }
 
+// note stores what there is to be told of the instance, which is not touched, and
+// then replies.
+func (m Machine) note(r Record, code wire.Code, word string) (Machine, Effect) {
+	m.after = wire.Reply{Code: code, Word: word}
+	return m.store(finishing, r)
+}
+
 func (m Machine) stored(ev Stored) (Machine, Effect) {
 	if ev.Err != "" {
 		code := wire.CodeError // nothing was changed yet
@@ -593,12 +653,8 @@ func (m Machine) stored(ev Stored) (Machine, Effect) {
 		return m, Settle{Up: true, Released: true}
 	}
 	switch {
-	case m.word != "":
-		return m.reply(wire.CodeAlready, m.word)
-	case m.try.intent.Do == "" && m.q.Verb == wire.VerbEnsure:
-		return m.reply(wire.CodeWaived, "it was stopped on purpose: its debt is waived, it will start fresh")
-	case m.try.intent.Do == "":
-		return m.reply(wire.CodeDone, "it was down; now it is wanted so")
+	case m.after.Code != "":
+		return m.reply(m.after.Code, m.after.Word)
 	case m.try.ended.Err != "":
 		return m.reply(wire.CodeDone, "though init reported: "+m.try.ended.Err)
 	}
@@ -620,6 +676,9 @@ func (m Machine) status() *wire.Status {
 	}
 	if m.look.up() {
 		s.Token = m.look.Token
+	}
+	if left := m.rec.Hold.At - m.now.At; m.rec.Hold.Boot == m.now.Boot && left > 0 {
+		s.OnHold = (left + time.Second - 1).Truncate(time.Second)
 	}
 	if in := m.rec.Intent; in != nil {
 		s.Intent, s.IntentVerb = true, in.Verb

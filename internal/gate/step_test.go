@@ -3,6 +3,7 @@ package gate
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"kido/internal/initsys"
 	"kido/internal/wire"
@@ -24,6 +25,7 @@ type world struct {
 	fullDisk bool
 	waiter   bool // init has begun to start it, and a waiter holds that back
 	seen     int  // the generation that the waiter has seen
+	now      time.Duration
 }
 
 func (w *world) token() string {
@@ -32,6 +34,8 @@ func (w *world) token() string {
 	}
 	return fmt.Sprintf("life:%d", w.life)
 }
+
+func (w *world) moment() Moment { return Moment{"boot", w.now} }
 
 func (w *world) look() Look {
 	if w.waiter {
@@ -95,13 +99,13 @@ func (w *world) perform(e Effect) Event {
 		return Locked{OK: true}
 	case Load:
 		if w.disk == nil {
-			return Loaded{Record: Record{Instance: "web@web1"}}
+			return Loaded{Record: Record{Instance: "web@web1"}, Now: w.moment()}
 		}
 		r, err := ParseRecord(w.disk, "web@web1")
 		if err != nil {
-			return Loaded{Unreadable: err.Error()}
+			return Loaded{Unreadable: err.Error(), Now: w.moment()}
 		}
-		return Loaded{Record: r}
+		return Loaded{Record: r, Now: w.moment()}
 	case Idle:
 		w.finish()
 		return Looked{Look: w.look()}
@@ -486,5 +490,94 @@ func TestOneStartForTwoDebts(t *testing.T) {
 	r, _ := w.request(ensure(vector("a"), vector("c")), -1)
 	if s := w.status(t); r.Code != wire.CodeDone || !s.Basis.Equal(vector("c")) || w.life != 2 {
 		t.Errorf("replied %s (%s), basis %v, life %d; want done, c, 2", r.Code, r.Word, s.Basis, w.life)
+	}
+}
+
+// Once its record has moved on, no ENSURE passes that was given a slot for what it
+// was before; one that needs no slot goes by the basis alone.
+func TestFence(t *testing.T) {
+	w := upSince(vector("a"))
+	q := ensure(vector("a"), vector("b"))
+	q.Generation = 3
+	fence := wire.Request{Verb: wire.VerbFence, Service: "web", Generation: 3}
+	if r, _ := w.request(fence, -1); r.Code != wire.CodeDone || r.Status.Generation != 4 {
+		t.Fatalf("fence: %s, generation %d", r.Code, r.Status.Generation)
+	}
+	if r, _ := w.request(fence, -1); r.Code != wire.CodeAlready || r.Status.Generation != 4 {
+		t.Errorf("fence again: %s, generation %d", r.Code, r.Status.Generation)
+	}
+	if r, _ := w.request(q, -1); r.Code != wire.CodeStale || w.life != 1 {
+		t.Errorf("the late ENSURE: %s, life %d", r.Code, w.life)
+	}
+	q.Generation = 4
+	if r, _ := w.request(q, -1); r.Code != wire.CodeDone || w.life != 2 {
+		t.Errorf("one that looked again: %s (%s), life %d", r.Code, r.Word, w.life)
+	}
+}
+
+// A fence neither starts what is owed its start nor forgets that it is.
+func TestFenceLeavesAnIntent(t *testing.T) {
+	w := upSince(vector("a"))
+	w.broken = true
+	w.request(ensure(vector("a"), vector("b")), -1)
+	w.broken = false
+	g := w.status(t).Generation
+	r, _ := w.request(wire.Request{Verb: wire.VerbFence, Service: "web", Generation: g}, -1)
+	if s := w.status(t); r.Code != wire.CodeDone || !s.Intent || s.State != wire.StateFailed || s.Generation != g+1 {
+		t.Errorf("%s, then %+v", r.Code, s)
+	}
+}
+
+// Reactions that nobody asked for in person have a budget; when it is spent the
+// instance is left alone until the oldest is out of it, or a person says so.
+func TestBudget(t *testing.T) {
+	w := upSince(vector("0"))
+	at := 0
+	react := func(person bool) wire.Reply {
+		q := ensure(w.record(t).Basis, vector(fmt.Sprint(at+1)))
+		if !person {
+			q.Budget, q.Within = 3, time.Minute
+		}
+		r, _ := w.request(q, -1)
+		if r.Code == wire.CodeDone {
+			at++
+		}
+		return r
+	}
+	for n := range 3 {
+		w.now = time.Duration(n) * 10 * time.Second
+		if r := react(false); r.Code != wire.CodeDone {
+			t.Fatalf("reaction %d: %s (%s)", n, r.Code, r.Word)
+		}
+	}
+	for range 2 { // the hold is on record from the first
+		if r := react(false); r.Code != wire.CodeOnHold || w.life != 4 {
+			t.Fatalf("one too many: %s, life %d", r.Code, w.life)
+		}
+		if s := w.status(t); s.OnHold != 40*time.Second {
+			t.Errorf("on hold for %s, want 40s", s.OnHold)
+		}
+	}
+	if r := react(true); r.Code != wire.CodeDone || w.status(t).OnHold != 0 {
+		t.Errorf("a person's: %s", r.Code)
+	}
+	if r := react(false); r.Code != wire.CodeOnHold {
+		t.Errorf("and again by itself: %s", r.Code)
+	}
+	release := wire.Request{Verb: wire.VerbRelease, Service: "web"}
+	if r, _ := w.request(release, -1); r.Code != wire.CodeDone || w.status(t).OnHold != 0 {
+		t.Errorf("release: %s", r.Code)
+	}
+	if r, _ := w.request(release, -1); r.Code != wire.CodeAlready {
+		t.Errorf("release again: %s", r.Code)
+	}
+	if r := react(false); r.Code != wire.CodeDone {
+		t.Errorf("after a release: %s (%s)", r.Code, r.Word)
+	}
+	react(false)
+	react(false)
+	w.now = 5 * time.Minute
+	if r := react(false); r.Code != wire.CodeDone {
+		t.Errorf("when all is calm: %s (%s)", r.Code, r.Word)
 	}
 }

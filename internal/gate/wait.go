@@ -110,7 +110,7 @@ func (g *Gate) Hold(ctx context.Context, service string, say func(word string)) 
 		return false, err
 	}
 	defer release(unit)
-	h := &holder{performer: performer{Instance: g.instance(s, unit)}, say: say}
+	h := &holder{performer: *g.instance(s, unit).performer(0), say: say}
 	h.boot, _ = initsys.BootID()
 	defer h.close()
 	if err := h.take(ctx); err != nil {
@@ -273,7 +273,7 @@ func (h *holder) owe(ctx context.Context) error {
 	if l, ok := h.acquire(ctx).(Locked); !ok || !l.OK {
 		return nil // a gate is at work on it: it decides
 	}
-	defer h.unlock()
+	defer h.file.release()
 	l, ok := h.load().(Loaded)
 	if !ok || l.Err != "" || l.Unreadable != "" || l.Record.Wanted == wire.WantedDown {
 		return nil
@@ -281,5 +281,5 @@ func (h *holder) owe(ctx context.Context) error {
 	r := l.Record
 	r.Generation++
 	r.Wanted, r.Seen = wire.WantedHeld, wire.StateDown
-	return h.save(Save{Record: r})
+	return h.file.save(r.Format(), false)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // userHZ is the unit of the start time in /proc/PID/stat, in ticks a second:
@@ -89,6 +90,16 @@ func (c Child) Age() time.Duration {
 	}
 	// A container may have an uptime of its own beside the host's start times.
 	return max(0, time.Duration((seconds-float64(c.Start)/userHZ)*float64(time.Second)))
+}
+
+// Uptime is the time since the kernel was booted, asleep or awake (CLOCK_BOOTTIME
+// of clock_gettime(2)): nobody can set it.
+func Uptime() time.Duration {
+	const clockBoottime = 7
+	var t syscall.Timespec
+	// It cannot fail: the kernel has had this clock since 2.6.39.
+	_, _, _ = syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockBoottime, uintptr(unsafe.Pointer(&t)), 0)
+	return time.Duration(t.Nano())
 }
 
 // Wait returns nil once c has ended, or ctx's cause before that. It need not be

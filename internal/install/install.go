@@ -288,8 +288,13 @@ func (m *maker) pins(announced []site.Instance) string {
 	if len(announced) == 0 {
 		return ""
 	}
+	self := peerOf(m.topo, m.Host, announced, followersIn(m.topo))
+	around := slices.Clone(self.around)
+	for _, v := range self.pools {
+		around = append(around, v.Instances()...)
+	}
 	var hosts []*site.Host
-	for _, i := range m.topo.Around(announced) {
+	for _, i := range around {
 		if h := m.site.Host(i.Host); h.Name != m.Host && !slices.Contains(hosts, h) {
 			hosts = append(hosts, h)
 		}

@@ -270,6 +270,14 @@ func (b *policyBuilder) peer(p peer, identities []string) {
 				b.grant(name, u.String(), wire.VerbProbe)
 			}
 		}
+		for _, v := range p.pools {
+			if b.policy.Service(v.Name) != nil {
+				b.grant(name, v.Name, wire.VerbStatus, wire.VerbFence)
+			}
+			if slices.Contains(v.Keepers(), b.host) {
+				b.grant(name, v.Name, wire.VerbTake, wire.VerbGive)
+			}
+		}
 	}
 }
 
@@ -309,6 +317,7 @@ type peer struct {
 	host   string
 	after  map[site.Instance]bool // what its cascades make fresh
 	around []site.Instance        // that, and what they have to look at
+	pools  []*site.Service        // whose slots they need
 }
 
 // peers lists the other hosts whose cascades reach a host, in the order of the
@@ -322,25 +331,37 @@ func peers(topo *plan.Topology, host string) []peer {
 		if h.Name == host || len(targets) == 0 {
 			continue
 		}
-		p := peer{host: h.Name, after: map[site.Instance]bool{}}
-		reached := false
-		for next := slices.Clone(targets); len(next) > 0; next = next[1:] {
-			for _, d := range followers[next[0]] {
-				if !p.after[d] {
-					p.after[d] = true
-					next = append(next, d)
-				}
-			}
-		}
-		p.around = topo.Around(targets)
-		for _, i := range p.around {
-			reached = reached || i.Host == host && topo.Site().Service(i.Service).Adapter.Kind != site.KindPlain
-		}
-		if reached {
+		if p := peerOf(topo, h.Name, targets, followers); p.reaches(topo.Site(), host) {
 			all = append(all, p)
 		}
 	}
 	return all
+}
+
+// peerOf works out what cascades from targets at a host come to.
+func peerOf(topo *plan.Topology, host string, targets []site.Instance, followers map[site.Instance][]site.Instance) peer {
+	p := peer{host: host, after: map[site.Instance]bool{}, around: topo.Around(targets)}
+	for next := slices.Clone(targets); len(next) > 0; next = next[1:] {
+		for _, d := range followers[next[0]] {
+			if !p.after[d] {
+				p.after[d] = true
+				next = append(next, d)
+			}
+		}
+	}
+	for _, v := range topo.Site().Services {
+		if v.Keepers() != nil && slices.ContainsFunc(v.Instances(), func(i site.Instance) bool { return p.after[i] }) {
+			p.pools = append(p.pools, v)
+		}
+	}
+	return p
+}
+
+// reaches reports whether its cascades have something to ask of a host's gate.
+func (p peer) reaches(s *site.Site, host string) bool {
+	return slices.ContainsFunc(p.around, func(i site.Instance) bool {
+		return i.Host == host && s.Service(i.Service).Adapter.Kind != site.KindPlain
+	}) || slices.ContainsFunc(p.pools, func(v *site.Service) bool { return slices.Contains(v.Hosts, host) })
 }
 
 // announcedBy lists, for each host, its instances that something reacts to.

@@ -134,7 +134,7 @@ func (b *board) move(s *step, e run.Event, at time.Time) {
 		}
 	}
 	switch s.Phase {
-	case run.PhaseRetry:
+	case run.PhaseRetry, run.PhaseOnHold:
 		s.due = at
 		if s.Next != nil {
 			s.due = at.Add(s.Next.Sub(e.Time))

@@ -203,7 +203,7 @@ func urgency(s *step) int {
 	switch s.Phase {
 	case run.PhaseActing, run.PhaseSettling:
 		return 0
-	case run.PhaseRetry:
+	case run.PhaseRetry, run.PhaseOnHold:
 		return 1
 	case run.PhaseBlocked:
 		return 2
@@ -217,7 +217,7 @@ func (v *live) active(steps []*step, width int, now time.Time) []row {
 	for _, s := range steps {
 		mark, t := v.spinner(), toneNone
 		switch s.Phase {
-		case run.PhaseRetry:
+		case run.PhaseRetry, run.PhaseOnHold:
 			t = toneBad
 		case run.PhaseSlot, run.PhaseBlocked:
 			mark, t = v.glyph(glyphWait), toneWait

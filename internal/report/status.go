@@ -39,6 +39,9 @@ type Instance struct {
 	// Waits names the upstreams that are not ready or not current.
 	Waits []string   `json:"waits,omitempty"`
 	Next  *time.Time `json:"next,omitempty"` // when a run tries again
+	// OnHold is for how long yet it is left alone by itself, as it reacted too
+	// often; 0: it is not. In JSON: "onHold", whole seconds.
+	OnHold time.Duration `json:"-"`
 }
 
 // MarshalJSON is [json.Marshaler].
@@ -46,8 +49,9 @@ func (i Instance) MarshalJSON() ([]byte, error) {
 	type fields Instance
 	return json.Marshal(struct {
 		fields
-		Age int64 `json:"age,omitempty"`
-	}{fields(i), int64(i.Age / time.Second)})
+		Age    int64 `json:"age,omitempty"`
+		OnHold int64 `json:"onHold,omitempty"`
+	}{fields(i), int64(i.Age / time.Second), int64(i.OnHold / time.Second)})
 }
 
 // Run is a run that is not finished.
@@ -144,6 +148,13 @@ func (i Instance) row(now time.Time) []string {
 		old = age(i.Age)
 	}
 	why := i.Why
+	if i.OnHold > 0 {
+		hold := fmt.Sprintf("on hold for %s yet, as it reacted too often; kido release %s ends that", elapsed(i.OnHold), i.Name)
+		if why != "" {
+			hold += ": "
+		}
+		why = hold + why
+	}
 	if i.Next != nil && i.Next.After(now) {
 		next := "next try in " + elapsed(i.Next.Sub(now).Round(time.Second))
 		if why != "" {

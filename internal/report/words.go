@@ -43,6 +43,8 @@ func (s *step) words(now time.Time) string {
 		return because("waiting until ready", s.Word)
 	case run.PhaseRetry:
 		return because(fmt.Sprintf("retry in %s (attempt %d)", elapsed(s.due.Sub(now)), s.Attempt+1), s.Word)
+	case run.PhaseOnHold:
+		return because(fmt.Sprintf("on hold for %s yet", elapsed(s.due.Sub(now))), s.Word)
 	case run.PhaseDone:
 		switch {
 		case s.earlier:

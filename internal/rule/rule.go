@@ -27,6 +27,9 @@ const (
 	OnPurpose       Rule = "on-purpose"        // what was stopped on purpose stays so
 	HoldOwesStart   Rule = "hold-owes-start"   // what a run has stopped is owed its start
 	HeldStart       Rule = "held-start"        // a start that init has begun serves the request; no other is made
+	Slot            Rule = "slot"              // a member of a pool is restarted only with a slot at the pool
+	Fence           Rule = "fence"             // and only from the generation of its record for which that was given
+	Budget          Rule = "budget"            // so many reactions in a time that nobody asked for in person, then a hold
 	TokenProbeToken Rule = "token-probe-token" // ready is said only of an incarnation that was the same before and after
 )
 
@@ -36,6 +39,7 @@ const (
 	RootDown      Rule = "root-down"       // its upstreams are read from the root down
 	ReadyFirst    Rule = "ready-first"     // an upstream must be ready
 	Barrier       Rule = "barrier"         // and current itself
+	Settle        Rule = "settle"          // and not have begun a moment ago
 	WholeVector   Rule = "whole-vector"    // one ENSURE carries all upstreams
 	LookAgain     Rule = "look-again"      // only what is seen afterwards counts as done
 	JournalFirst  Rule = "journal-first"   // what is about to be asked for is on record first

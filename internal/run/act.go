@@ -2,6 +2,7 @@ package run
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,8 @@ func (r *Run) act(s *step, c choice) {
 		r.end(s, c.end, c.word, c.hint)
 	case c.retry:
 		r.retry(s, failure{word: c.word, hint: c.hint, silent: c.silent})
+	case c.wait == PhaseOnHold:
+		r.onHold(s, c.word, c.every)
 	case c.wait != "":
 		r.wait(s, c.wait, c.word, c.every)
 	case s.changes >= maxChanges && r.opts.KeepTrying:
@@ -28,17 +31,22 @@ func (r *Run) act(s *step, c choice) {
 			"see whether an upstream restarts again and again; then: kido up "+s.Name)
 	case !r.takeSlot(s, *c.request):
 		r.enter(s, PhaseSlot, fmt.Sprintf("at most %d of %s at once", s.svc.MaxUnavailable, s.svc.Name), false)
-	default:
-		s.phase, s.word = PhaseActing, c.word
-		ev := s.event()
-		ev.Verb, ev.Own, ev.Owes, ev.Attempt = string(c.request.Verb), s.own, slices.Clone(s.owes), s.attempt+1
-		ev.New = c.request.New
-		if s.running() {
-			ev.Reaction = c.request.Reaction
-		}
-		r.publish(ev, true)
-		r.call(call{step: s.ID}, s.Instance.Host, *c.request)
+	case r.claimed(s, c):
+		r.send(s, *c.request, c.word)
 	}
+}
+
+// send asks for a change, once that is on record.
+func (r *Run) send(s *step, q wire.Request, word string) {
+	s.phase, s.word = PhaseActing, word
+	ev := s.event()
+	ev.Verb, ev.Own, ev.Owes, ev.Attempt = string(q.Verb), s.own, slices.Clone(s.owes), s.attempt+1
+	ev.New = q.New
+	if s.running() {
+		ev.Reaction = q.Reaction
+	}
+	r.publish(ev, true)
+	r.call(call{kind: callAct, step: s.ID}, s.Instance.Host, q)
 }
 
 // running reports whether the instance may have been up when it was looked at.
@@ -70,6 +78,9 @@ func (r *Run) replied(s *step, in Answered) {
 	s.phase = PhaseLooking
 	if !in.Unsent {
 		s.sent = true
+		if s.claim != nil && in.Reply.Code == "" {
+			s.claim.loose = true
+		}
 	}
 	if code := in.Reply.Code; code != wire.CodeBusy && !in.Unsent {
 		// It may have been at work until now: readiness is waited for from here.
@@ -98,6 +109,12 @@ func (r *Run) replied(s *step, in Answered) {
 		}
 	case wire.CodeBusy:
 		r.wait(s, PhaseBlocked, in.Reply.Word, 0)
+	case wire.CodeOnHold:
+		left := holdPause
+		if st := in.Reply.Status; st != nil && st.OnHold > 0 {
+			left = st.OnHold
+		}
+		r.onHold(s, in.Reply.Word, left)
 	case wire.CodeRefused:
 		r.end(s, PhaseRefused, in.Reply.Word, "grant it in the policy of "+s.Instance.Host)
 	case wire.CodeUnknown, wire.CodeInvalid:
@@ -138,6 +155,31 @@ func (r *Run) wait(s *step, phase Phase, word string, every time.Duration) {
 	r.enter(s, phase, word, false)
 }
 
+// holdPause is how often an instance on hold is looked at: a person may have
+// released it.
+const holdPause = 15 * time.Second
+
+// onHold waits until the budget of an instance has room again; where nobody is
+// going to wait, its debt stays.
+func (r *Run) onHold(s *step, word string, left time.Duration) {
+	if !r.opts.KeepTrying {
+		r.end(s, PhaseFailed, "on hold: "+word, "calm its upstreams, then: kido release "+s.Name)
+		return
+	}
+	if !s.acted {
+		r.giveSlot(s)
+	}
+	r.bePatient(s, s.svc.Timeout.Ready)
+	s.wake = r.now + min(left, holdPause)
+	if s.phase == PhaseOnHold {
+		return
+	}
+	s.phase, s.word = PhaseOnHold, word
+	ev := s.event()
+	ev.Owes, ev.Hint, ev.Code = slices.Clone(s.owes), "it goes on by itself when all is calm, or by: kido release "+s.Name, wire.CodeOnHold
+	r.effects = append(r.effects, Publish{Event: Event{Run: r.id, Step: &ev}, Durable: true, After: left})
+}
+
 // failure is why an attempt came to nothing.
 type failure struct {
 	word, hint string
@@ -169,7 +211,7 @@ func (r *Run) retry(s *step, f failure) {
 		// a run to tell it of new incarnations.
 		delay = min(delay, max(w.Grace/3, minKnock))
 	}
-	delay = delay/2 + time.Duration(r.rng.Int64N(int64(delay/2)+1))
+	delay = delay/2 + time.Duration(rand.New(&r.rng).Int64N(int64(delay/2)+1))
 	s.wake = r.now + delay
 	if late {
 		s.deadline = s.wake + s.patience
@@ -189,6 +231,7 @@ func (r *Run) giveSlot(s *step) {
 		r.pools[s.Instance.Service].taken--
 		s.slot = false
 	}
+	r.giveClaim(s)
 }
 
 func (r *Run) end(s *step, phase Phase, word, hint string) {
@@ -227,6 +270,9 @@ func (s *step) event() StepEvent {
 	ev := StepEvent{ID: s.ID, Instance: s.Name, Phase: s.phase, Word: s.word, Slot: s.slot}
 	if st := s.latest; st != nil {
 		ev.Token, ev.Basis = st.Token, st.Basis
+	}
+	if s.slot && s.claim != nil {
+		ev.Generation = s.claim.generation
 	}
 	return ev
 }

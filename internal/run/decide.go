@@ -140,8 +140,16 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 		return choice{wait: PhaseBlocked, word: "init is at work on it"}
 	case len(need.Blocked) > 0:
 		return r.blocked(s, need.Blocked)
+	case r.automatic() && st.OnHold > 0:
+		return choice{wait: PhaseOnHold, every: st.OnHold, word: "its budget of reactions is spent"}
+	}
+	if c, young := r.settling(need.Debts); young {
+		return c
 	}
 	request.Verb, request.Generation = wire.VerbEnsure, 0
+	if b := s.svc.Budget; r.automatic() {
+		request.Budget, request.Within = uint64(b.Reactions), b.Within
+	}
 	request.Expect, request.Reaction = st.Basis, need.Reaction
 	if !rule.Holds(rule.WholeVector) && len(need.Debts) > 0 {
 		request.New = st.Basis.With(need.Debts[0].Upstream, need.Debts[0].Has)
@@ -151,6 +159,27 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 		word = need.Debts[0].Why
 	}
 	return choice{request: &request, word: word}
+}
+
+// automatic reports whether nobody in person asked for what the run does.
+func (r *Run) automatic() bool { return r.plan.Request.Verb == plan.Announce }
+
+// settling waits until the upstreams with a new incarnation have been up for a
+// while: one that dies young is not worth following.
+func (r *Run) settling(debts []plan.Debt) (choice, bool) {
+	for _, d := range debts {
+		service, host, _ := strings.Cut(d.Upstream, "@")
+		u := site.Instance{Service: service, Host: host}
+		window := r.site.Service(service).Settle
+		a := r.reads[question{at: host, instance: u}]
+		if window == 0 || a == nil || a.obs.Status == nil || !rule.Holds(rule.Settle) {
+			continue
+		}
+		if left := window - max(a.obs.Status.Age, r.now-a.since); left > 0 {
+			return choice{wait: PhaseBlocked, every: left, word: fmt.Sprintf("%s began a moment ago: it is followed once it has been up for %s", d.Upstream, window)}, true
+		}
+	}
+	return choice{}, false
 }
 
 // blocked waits for the upstreams that stand in the way; but not for one that

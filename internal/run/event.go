@@ -58,6 +58,9 @@ type StepEvent struct {
 	// Slot says that the instance may be down by this run's hand: it counts
 	// against max_unavailable.
 	Slot bool `json:"slot,omitempty"`
+	// Generation is that of the instance's record for which it has a slot against
+	// other runs; 0: against none.
+	Generation uint64 `json:"generation,omitempty"`
 	// Owes names the upstreams whose new incarnations the instance has not
 	// followed yet.
 	Owes []string `json:"owes,omitempty"`
@@ -84,6 +87,7 @@ const (
 	PhaseActing   Phase = "acting"   // a request that changes something is out
 	PhaseSettling Phase = "settling" // it was done: waiting until it is ready
 	PhaseRetry    Phase = "retry"    // failed; tried again later
+	PhaseOnHold   Phase = "on-hold"  // reacted too often of late: left alone until all is calm
 
 	PhaseDone    Phase = "done"    // it was done, and it is ready
 	PhaseAlready Phase = "already" // nothing was to be done

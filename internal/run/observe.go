@@ -3,6 +3,7 @@ package run
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"kido/internal/plan"
 	"kido/internal/rule"
@@ -27,12 +28,28 @@ type read struct {
 	final           bool // asking again is pointless
 	streak          int  // ready answers in a row
 	out             bool
+	token           string        // the incarnation that was last seen
+	since           time.Duration // since when
 }
 
+// call is a request that is out, and what its reply is for.
 type call struct {
-	step int // -1 for a read
+	kind callKind
+	step int // -1 where it is for no one step
 	ask  question
+	slot held
 }
+
+type callKind int
+
+const (
+	callRead  callKind = iota // a survey
+	callAct                   // the request of a step
+	callTake                  // a slot, for a step
+	callGive                  // a slot back: one's own, or one that is over
+	callLook                  // a status: is another run's slot over?
+	callFence                 // of another run's slot; or a step's instance has no record yet
+)
 
 // startSurvey begins to read the instance, then its ancestors level by level.
 func (r *Run) startSurvey(s *step) {
@@ -147,10 +164,23 @@ func (r *Run) answered(in Answered) {
 		return // late: its call was given up
 	}
 	delete(r.calls, in.ID)
-	if c.step >= 0 {
+	switch c.kind {
+	case callRead:
+		r.read(c, in)
+	case callAct:
 		r.replied(r.steps[c.step], in)
-		return
+	case callTake:
+		r.taken(c, in)
+	case callLook:
+		r.looked(c, in)
+	case callFence:
+		r.fenced(c, in)
+	case callGive: // whoever needs the slot sees for itself
 	}
+}
+
+// read takes the answer to a question.
+func (r *Run) read(c call, in Answered) {
 	a := r.reads[c.ask]
 	a.out, a.answered = false, r.seq
 	a.code, a.final, a.hint = in.Reply.Code, in.Final, in.Hint
@@ -167,6 +197,9 @@ func (r *Run) answered(in Answered) {
 	case !c.ask.probe && in.Reply.Status.Instance != c.ask.instance.String():
 		a.obs = plan.Observation{Err: fmt.Sprintf("the gate at %s answered for %s", c.ask.at, wire.Quote(in.Reply.Status.Instance))}
 		a.final = true
+	}
+	if st := a.obs.Status; st != nil && st.Token != a.token {
+		a.token, a.since = st.Token, r.now
 	}
 	a.streak++
 	if a.obs.Err != "" || !a.obs.Status.Ready {

@@ -209,7 +209,7 @@ func TestStartBehindWhatIsDown(t *testing.T) {
 
 // With --keep-trying an upstream may restart as often as it likes.
 func TestKeepTryingThroughManyRestarts(t *testing.T) {
-	w := newWorld(t, 1, header+service("db", "h1", "")+service("web", "h2", ", after: {db: restart}"))
+	w := newWorld(t, 1, header+service("db", "h1", "")+service("web", "h2", ", after: {db: restart}, budget: none"))
 	w.restartByHand(instance("db@h1"))
 	r := w.runner("run", plan.Request{Verb: plan.Announce, Targets: []string{"db"}}, run.Options{KeepTrying: true})
 	life := 0

@@ -53,16 +53,17 @@ type Options struct {
 
 // Run is the state of one run. It is not safe for concurrent use.
 type Run struct {
-	id    string
-	site  *site.Site
-	topo  *plan.Topology
-	plan  *plan.Plan
-	opts  Options
-	rng   *rand.Rand
-	steps []*step
-	reads map[question]*read
-	calls map[int]call // outstanding, by number
-	pools map[string]*pool
+	id     string
+	site   *site.Site
+	topo   *plan.Topology
+	plan   *plan.Plan
+	opts   Options
+	rng    rand.PCG
+	steps  []*step
+	reads  map[question]*read
+	calls  map[int]call // outstanding, by number
+	pools  map[string]*pool
+	chores map[held]*chore // about slots of other runs
 
 	seq         int // counts events: the order of reads
 	nextCall    int
@@ -99,6 +100,7 @@ type step struct {
 	before   bool    // only before the run was cut off
 	died     bool    // it failed since
 	slot     bool
+	claim    *claim       // of that slot against other runs; nil: none
 	sent     bool         // a request that changes something may have reached the gate
 	away     bool         // it failed because its host never answered
 	latest   *wire.Status // the last that was heard of the instance, by a read or a reply
@@ -170,8 +172,9 @@ func (Interrupt) input() {}
 func New(id string, t *plan.Topology, p *plan.Plan, o Options) *Run {
 	r := &Run{
 		id: id, site: t.Site(), topo: t, plan: p, opts: o,
-		rng:   rand.New(rand.NewPCG(o.Seed, o.Seed)),
+		rng:   *rand.NewPCG(o.Seed, o.Seed),
 		reads: map[question]*read{}, calls: map[int]call{}, pools: map[string]*pool{},
+		chores: map[held]*chore{},
 	}
 	held := map[site.Instance]bool{} // holds come first
 	for _, s := range p.Steps {
@@ -231,8 +234,10 @@ func (r *Run) Replay(events []Event) error {
 			s.slot = slot
 			if slot {
 				s.sent = true
+				s.claim = &claim{generation: e.Step.Generation, granted: slices.Clone(s.svc.Keepers()), loose: true}
 				r.pools[s.Instance.Service].taken++
 			} else {
+				s.claim = nil
 				r.pools[s.Instance.Service].taken--
 			}
 		}
@@ -313,6 +318,11 @@ func (r *Run) over() bool {
 			return false
 		}
 	}
+	for _, c := range r.calls { // slots are given back first
+		if c.kind == callTake || c.kind == callGive && c.slot.Run == r.id {
+			return false
+		}
+	}
 	return true
 }
 
@@ -324,6 +334,8 @@ func (r *Run) move(s *step) bool {
 	case r.interrupted:
 		r.end(s, PhaseLeft, "interrupted", "")
 		return true
+	case s.claim != nil && s.claim.asking:
+		return false
 	case s.phase == PhaseWaiting || s.phase == PhaseSlot:
 		return r.begin(s)
 	case s.wake > r.now:

@@ -24,10 +24,12 @@ type world struct {
 	rng   *rand.Rand
 	topo  *plan.Topology
 	nodes map[site.Instance]*node
+	pools map[site.Instance]gate.Pool // by keeper
 	story []string
-	looks int       // STATUS requests so far
-	lie   wire.Code // what every gate answers to a request that would change something; "": the truth
-	mute  wire.Code // what every gate answers to a STATUS, without a status
+	now   time.Duration // of every host
+	looks int           // STATUS requests so far
+	lie   wire.Code     // what every gate answers to a request that would change something; "": the truth
+	mute  wire.Code     // what every gate answers to a STATUS, without a status
 }
 
 // node is one instance.
@@ -50,7 +52,7 @@ func newWorld(t *testing.T, seed uint64, text string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, seed)), topo: plan.New(s), nodes: map[site.Instance]*node{}}
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, seed)), topo: plan.New(s), nodes: map[site.Instance]*node{}, pools: map[site.Instance]gate.Pool{}}
 	for _, i := range w.topo.Instances() {
 		w.nodes[i] = &node{name: i.String(), state: wire.StateUp, life: 1, starts: map[string]int{}}
 	}
@@ -65,6 +67,9 @@ func newWorld(t *testing.T, seed uint64, text string) *world {
 	}
 	return w
 }
+
+// emptyRecord is what is on record of an instance that no gate has met.
+func emptyRecord(name string) []byte { return gate.Record{Instance: name}.Format() }
 
 func (w *world) say(format string, args ...any) {
 	w.story = append(w.story, fmt.Sprintf(format, args...))
@@ -152,6 +157,14 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 	if q.Verb == wire.VerbStatus {
 		w.looks++
 	}
+	if q.Verb == wire.VerbTake || q.Verb == wire.VerbGive {
+		p := w.pools[i]
+		p.Service = i.Service
+		next, r := p.Step(q)
+		w.pools[i] = next
+		w.say("%s: pool: %s of %s by %s → %s", n.name, q.Verb, q.Member, q.Run, r.Code)
+		return r, nil
+	}
 	if w.mute != "" && q.Verb == wire.VerbStatus {
 		return wire.Reply{Code: w.mute}, nil
 	}
@@ -184,7 +197,7 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 			if err != nil {
 				w.fail("state file: %v", err)
 			}
-			ev = gate.Loaded{Record: r}
+			ev = gate.Loaded{Record: r, Now: gate.Moment{Boot: "b", At: w.now}}
 		case gate.Idle:
 			w.finish(i)
 			ev = look()

@@ -42,7 +42,7 @@ func object[T any](d *decoder, n *node, what string, fields []field[T], to *T) b
 	if what != "" {
 		where = " in " + what
 	}
-	var given [16]*node
+	var given [32]*node
 	for i := 0; i+1 < len(content); i += 2 {
 		key, value := content[i], content[i+1]
 		f := slices.IndexFunc(fields, func(f field[T]) bool { return f.key == key.value })

@@ -16,6 +16,7 @@ import (
 
 type fileDraft struct {
 	site, identity, knownHosts        string
+	notify                            []string
 	siteKey                           *node
 	defaults, hosts, services, groups *node
 }
@@ -25,6 +26,8 @@ type defaultsDraft struct {
 	timeout        Timeouts
 	retry          Retry
 	wait           Wait
+	budget         Budget
+	settle         time.Duration
 	user           string
 	port           int
 }
@@ -91,6 +94,7 @@ var fileFields = []field[fileDraft]{
 	}},
 	textField("identity", func(f *fileDraft) *string { return &f.identity }),
 	textField("known_hosts", func(f *fileDraft) *string { return &f.knownHosts }),
+	argvField("notify", func(f *fileDraft) *[]string { return &f.notify }),
 	{"defaults", func(d *decoder, n *node, f *fileDraft) { f.defaults = n }},
 	{"hosts", func(d *decoder, n *node, f *fileDraft) { f.hosts = n }},
 	{"services", func(d *decoder, n *node, f *fileDraft) { f.services = n }},
@@ -102,6 +106,8 @@ var defaultsFields = []field[defaultsDraft]{
 	{"timeout", func(d *decoder, n *node, f *defaultsDraft) { object(d, n, "timeout", timeoutFields, &f.timeout) }},
 	{"retry", func(d *decoder, n *node, f *defaultsDraft) { object(d, n, "retry", retryFields, &f.retry) }},
 	{"wait", func(d *decoder, n *node, f *defaultsDraft) { d.wait(n, &f.wait) }},
+	{"budget", func(d *decoder, n *node, f *defaultsDraft) { d.budget(n, &f.budget) }},
+	durationField("settle", func(f *defaultsDraft) *time.Duration { return &f.settle }),
 	{"user", func(d *decoder, n *node, f *defaultsDraft) { f.user = d.user(n) }},
 	countField("port", 1, 65535, func(f *defaultsDraft) *int { return &f.port }),
 }
@@ -134,6 +140,28 @@ const (
 	waitStart = "start"
 	waitLeave = "leave"
 )
+
+var budgetFields = []field[Budget]{
+	countField("reactions", 1, 30, func(b *Budget) *int { return &b.Reactions }),
+	durationField("within", func(b *Budget) *time.Duration { return &b.Within }),
+}
+
+var builtinBudget = Budget{Reactions: 10, Within: 10 * time.Minute}
+
+// budget reads a budget of reactions: "none", or a mapping.
+func (d *decoder) budget(n *node, b *Budget) {
+	if n.kind == mapping {
+		if *b == (Budget{}) { // the site's defaults said none
+			*b = builtinBudget
+		}
+		object(d, n, "budget", budgetFields, b)
+		return
+	}
+	var word string
+	if choose(d, n, "budget", &word, "none"); word == "none" {
+		*b = Budget{}
+	}
+}
 
 // wait reads how a start is held: "none", or a mapping.
 func (d *decoder) wait(n *node, w *Wait) {
@@ -195,6 +223,8 @@ var serviceFields = []field[serviceDraft]{
 	{"timeout", func(d *decoder, n *node, s *serviceDraft) { object(d, n, "timeout", timeoutFields, &s.Timeout) }},
 	{"retry", func(d *decoder, n *node, s *serviceDraft) { object(d, n, "retry", retryFields, &s.Retry) }},
 	{"wait", func(d *decoder, n *node, s *serviceDraft) { d.wait(n, &s.Wait) }},
+	{"budget", func(d *decoder, n *node, s *serviceDraft) { d.budget(n, &s.Budget) }},
+	durationField("settle", func(s *serviceDraft) *time.Duration { return &s.Settle }),
 }
 
 var commandFields = []field[Adapter]{

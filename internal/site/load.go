@@ -62,7 +62,7 @@ func (d *decoder) parse() *siteDraft {
 	var f fileDraft
 	understood := object(d, root, "the site file", fileFields, &f)
 	s := &siteDraft{
-		Site:   &Site{Name: f.site, File: d.file, Identity: f.identity, KnownHosts: f.knownHosts},
+		Site:   &Site{Name: f.site, File: d.file, Identity: f.identity, KnownHosts: f.knownHosts, Notify: f.notify},
 		groups: map[string]groupDraft{},
 	}
 	if understood {
@@ -82,6 +82,7 @@ func (d *decoder) parse() *siteDraft {
 		timeout:        Timeouts{Start: 90 * time.Second, Stop: 90 * time.Second, Ready: 300 * time.Second, Connect: 10 * time.Second},
 		retry:          Retry{Attempts: 4, Delay: time.Second, Max: 30 * time.Second},
 		wait:           Wait{Timeout: 300 * time.Second, Grace: 10 * time.Second},
+		budget:         builtinBudget,
 		user:           "kido",
 		port:           22,
 	}
@@ -136,7 +137,7 @@ func (d *decoder) services(n *node, defaults defaultsDraft, s *siteDraft) {
 		d.kind, d.name = "service", name.value
 		d.checkName(name, "service")
 		v := serviceDraft{
-			Service:        &Service{Name: name.value, Line: name.line, Timeout: defaults.timeout, Retry: defaults.retry, Wait: defaults.wait},
+			Service:        &Service{Name: name.value, Line: name.line, Timeout: defaults.timeout, Retry: defaults.retry, Wait: defaults.wait, Budget: defaults.budget, Settle: defaults.settle},
 			at:             name,
 			maxUnavailable: defaults.maxUnavailable,
 		}

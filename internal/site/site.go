@@ -20,6 +20,10 @@ type Site struct {
 	Identity   string // private key file; absolute, default: id_ed25519 beside the site file
 	KnownHosts string // pinned host keys; absolute, default: known_hosts beside the site file
 
+	// Notify is the argv that a runner calls, with the event as JSON on its standard
+	// input, when something is put on hold, fails or is refused; nil: nobody is told.
+	Notify []string
+
 	hosts    map[string]*Host
 	services map[string]*Service
 	warnings Errors
@@ -57,6 +61,10 @@ type Service struct {
 	Timeout Timeouts
 	Retry   Retry
 	Wait    Wait
+	Budget  Budget
+	// Settle is how long an incarnation must have been up before its dependents
+	// follow it; default 0.
+	Settle time.Duration
 }
 
 // Adapter says how a host's init knows a service. Exactly one kind is set.
@@ -187,6 +195,13 @@ type Retry struct {
 	Max      time.Duration // longest delay; default 30s
 }
 
+// Budget is how many reactions an instance may have within a time, before those
+// that nobody asked for in person are put on hold.
+type Budget struct {
+	Reactions int           // 1 to 30, default 10; 0: no limit
+	Within    time.Duration // default 10m
+}
+
 // Instance is one service on one host.
 type Instance struct {
 	Service string
@@ -201,6 +216,20 @@ func (s *Site) Host(name string) *Host { return s.hosts[name] }
 
 // Service finds a service by name; nil where there is none.
 func (s *Site) Service(name string) *Service { return s.services[name] }
+
+// keepers is how many hosts of a pool keep its slots.
+const keepers = 3
+
+// Keepers lists the hosts whose gates keep the slots of a service, by which at most
+// MaxUnavailable of its instances are down at once whichever runs are at work: the
+// first ones in the file. A slot is one that most of them have given. There are
+// none where all of it may be down, or where no gate is.
+func (v *Service) Keepers() []string {
+	if v.Adapter.Kind == KindPlain || len(v.Hosts) <= v.MaxUnavailable {
+		return nil
+	}
+	return v.Hosts[:min(len(v.Hosts), keepers)]
+}
 
 // Instances lists the instances of a service in the order of its hosts.
 func (v *Service) Instances() []Instance {

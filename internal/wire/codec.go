@@ -35,6 +35,10 @@ func (q Request) Format() []byte {
 	w.text("own", q.Own)
 	w.number("generation", q.Generation)
 	w.flag("hold", q.Hold)
+	w.text("member", q.Member)
+	w.number("most", q.Most)
+	w.number("budget", q.Budget)
+	w.duration("within", q.Within, time.Millisecond)
 	w.line("end")
 	return w.Bytes()
 }
@@ -69,6 +73,14 @@ func ParseRequest(text []byte) (Request, error) {
 			return number(args, &q.Generation)
 		case "hold":
 			return flag(args, &q.Hold)
+		case "member":
+			return word(args, &q.Member)
+		case "most":
+			return number(args, &q.Most)
+		case "budget":
+			return number(args, &q.Budget)
+		case "within":
+			return duration(args, &q.Within, time.Millisecond)
 		}
 		return errUnknownKey
 	})
@@ -94,6 +106,10 @@ func (r Reply) Format() []byte {
 		if s.Intent {
 			w.line("intent", string(s.IntentVerb))
 		}
+		w.duration("on-hold", s.OnHold, time.Second)
+	}
+	for _, s := range r.Slots {
+		w.line("slot", s.Member, s.Run, strconv.FormatUint(s.Generation, 10))
 	}
 	w.line("end")
 	return w.Bytes()
@@ -137,6 +153,12 @@ func ParseReply(text []byte) (Reply, error) {
 		case "intent":
 			s.Intent = true
 			return enum(args, "verb", &s.IntentVerb, Verbs())
+		case "on-hold":
+			return duration(args, &s.OnHold, time.Second)
+		case "slot":
+			slot, err := ParseSlot(args)
+			r.Slots = append(r.Slots, slot)
+			return err
 		}
 		return errUnknownKey
 	})
@@ -233,6 +255,22 @@ func one(args []string, to *string) error {
 	return nil
 }
 
+// ParseSlot takes the fields of a line that says a slot: member, run, generation.
+func ParseSlot(args []string) (Slot, error) {
+	bad := errors.New("takes an instance, a run and a number")
+	if len(args) != 3 || args[0] == "" || args[1] == "" {
+		return Slot{}, bad
+	}
+	if len(args[0]) > MaxWord || len(args[1]) > MaxWord {
+		return Slot{}, errTooLongWord
+	}
+	n, err := strconv.ParseUint(args[2], 10, 64)
+	if err != nil {
+		return Slot{}, bad
+	}
+	return Slot{args[0], args[1], n}, nil
+}
+
 var errTooLongWord = fmt.Errorf("a name or token of over %d bytes", MaxWord)
 
 func word(args []string, to *string) error {
@@ -298,6 +336,8 @@ func entry(args []string, to *Vector) error {
 	if len(args[0]) > MaxWord || len(args[1]) > MaxWord {
 		return errTooLongWord
 	}
-	*to = to.With(args[0], args[1])
+	if !to.Extend(args[0], args[1]) {
+		return errors.New("is not in the order of the instances")
+	}
 	return nil
 }

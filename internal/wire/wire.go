@@ -40,11 +40,15 @@ const (
 	VerbRestart Verb = "restart" // one new incarnation: compare-and-set on the own token
 	VerbReload  Verb = "reload"  // same incarnation, configuration and connections anew
 	VerbProbe   Verb = "probe"   // run this host's probes of another host's instance
+	VerbFence   Verb = "fence"   // let no request pass any more that expects this generation
+	VerbTake    Verb = "take"    // a slot of the pool: one more instance may be down
+	VerbGive    Verb = "give"    // that slot back
+	VerbRelease Verb = "release" // a person's word: end a hold, or free the slots of an instance
 )
 
 // Verbs lists all verbs, in the order in which documents name them.
 func Verbs() []Verb {
-	return []Verb{VerbStatus, VerbEnsure, VerbStart, VerbStop, VerbRestart, VerbReload, VerbProbe}
+	return []Verb{VerbStatus, VerbEnsure, VerbStart, VerbStop, VerbRestart, VerbReload, VerbProbe, VerbFence, VerbTake, VerbGive, VerbRelease}
 }
 
 // Entry says which incarnation of one upstream instance a dependent was
@@ -55,7 +59,8 @@ type Entry struct {
 }
 
 // Vector is a basis: entries sorted by instance, each instance once. The nil
-// and the empty vector are the same. Vectors are values: no method changes one.
+// and the empty vector are the same. Vectors are values: no method but Extend
+// changes one.
 type Vector []Entry
 
 // NewVector sorts entries; of several for one instance the last wins.
@@ -87,6 +92,17 @@ func (v Vector) With(instance, token string) Vector {
 	return slices.Insert(w, i, Entry{instance, token})
 }
 
+// Extend adds an entry to a vector that is being read and that nobody else has
+// yet; ok is false where it does not belong behind all others. It takes constant
+// time, where With copies: so what a hostile message costs grows with its length.
+func (v *Vector) Extend(instance, token string) (ok bool) {
+	if n := len(*v); n > 0 && (*v)[n-1].Instance >= instance {
+		return false
+	}
+	*v = append(*v, Entry{instance, token})
+	return true
+}
+
 // Equal reports whether both hold the same entries.
 func (v Vector) Equal(w Vector) bool { return slices.Equal(v, w) }
 
@@ -114,11 +130,25 @@ type Request struct {
 	Own string
 	// Generation is the one that the runner read; start, stop, restart and
 	// reload are refused as stale where it has moved, so that a late or
-	// repeated request undoes nothing.
+	// repeated request undoes nothing. So is an ENSURE that has one: it was
+	// given a slot for just that (0: it needs none). With VerbTake and VerbGive
+	// it is that of Member.
 	Generation uint64
 	// Hold makes a stop part of a run that still owes the start: a later
 	// ENSURE starts the instance again instead of leaving it alone.
 	Hold bool
+
+	// Member is the instance of the pool that a slot is for (VerbTake, VerbGive,
+	// VerbRelease).
+	Member string
+	// Most is how many instances of the pool may be down at once (VerbTake).
+	Most uint64
+
+	// Budget is how many reactions the instance may have Within a time (whole
+	// milliseconds) before an ENSURE that nobody asked for in person is refused
+	// as on hold; 0: no limit.
+	Budget uint64
+	Within time.Duration
 }
 
 // Reaction is how a dependent is made fresh.
@@ -141,7 +171,8 @@ const (
 	CodeStale   Code = "stale"   // someone else was here since you read: read again
 	CodeWaived  Code = "waived"  // stopped on purpose: left so, the debt is recorded as waived
 	CodeFailed  Code = "failed"  // it was tried and did not work; the intent stays
-	CodeBusy    Code = "busy"    // another request or an init job holds the instance: ask again
+	CodeBusy    Code = "busy"    // another request or an init job holds the instance, or others the slots: ask again
+	CodeOnHold  Code = "on-hold" // its budget of reactions is spent: not now
 	CodeUnknown Code = "unknown" // the state file cannot be read: unknown, not empty
 	CodeRefused Code = "refused" // the policy does not let this key do this here
 	CodeInvalid Code = "invalid" // the request is not well formed, or asks for what the adapter cannot do
@@ -150,7 +181,7 @@ const (
 
 // Codes lists all codes.
 func Codes() []Code {
-	return []Code{CodeOK, CodeDone, CodeAlready, CodeStale, CodeWaived, CodeFailed, CodeBusy, CodeUnknown, CodeRefused, CodeInvalid, CodeError}
+	return []Code{CodeOK, CodeDone, CodeAlready, CodeStale, CodeWaived, CodeFailed, CodeBusy, CodeOnHold, CodeUnknown, CodeRefused, CodeInvalid, CodeError}
 }
 
 // State is what init, or the adapter for it, says of an instance.
@@ -192,6 +223,9 @@ type Status struct {
 	Basis      Vector
 	Intent     bool // an unfinished change is on record
 	IntentVerb Verb // what it is; "" without an intent
+	// OnHold is for how long yet its reactions are on hold, as its budget is
+	// spent; 0: they are not. Whole seconds, rounded up.
+	OnHold time.Duration
 }
 
 // Reply is a gate's answer.
@@ -202,4 +236,15 @@ type Reply struct {
 	// Status is the instance after the request; nil where the gate could not
 	// or would not look.
 	Status *Status
+	// Slots are those of the pool that are taken (VerbTake, VerbGive).
+	Slots []Slot
+}
+
+// Slot lets one instance of a pool be down: for a request of a run that expects
+// a generation of the instance's record. Once the record has moved on no such
+// request passes, and who sees the instance ready then may free the slot.
+type Slot struct {
+	Member     string // "web@web1"
+	Run        string
+	Generation uint64
 }

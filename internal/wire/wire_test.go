@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"bytes"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -80,6 +82,9 @@ func TestVector(t *testing.T) {
 	if want := (Vector{{"a", "2"}, {"b", "3"}}); !v.Equal(want) {
 		t.Errorf("got %v, want %v", v, want)
 	}
+	if v.Extend("b", "4") || v.Extend("aa", "5") || !v.Extend("c", "6") || len(v) != 3 {
+		t.Errorf("extended to %v", v)
+	}
 	w := v.With("a", "9")
 	if token, _ := v.Get("a"); token != "2" {
 		t.Errorf("With changed its receiver: %v", v)
@@ -107,20 +112,108 @@ func FuzzLine(f *testing.F) {
 	})
 }
 
+// A message of the greatest length costs what its length says: nothing in it is
+// copied again and again.
+func TestCost(t *testing.T) {
+	for what, parse := range map[string]func(lines string) (int, error){
+		"request": func(lines string) (int, error) {
+			text := []byte("kido/1 request ensure web\n" + lines + "end\n")
+			_, err := ParseRequest(text)
+			return len(text), err
+		},
+		"reply": func(lines string) (int, error) {
+			text := []byte("kido/1 reply ok\nstatus web@h up\n" + strings.ReplaceAll(lines, "new", "basis") + "end\n")
+			_, err := ParseReply(text)
+			return len(text), err
+		},
+	} {
+		var lines strings.Builder
+		for n := 0; lines.Len() < MaxRequest*2/3; n++ {
+			fmt.Fprintf(&lines, "new %04x 1\n", n)
+		}
+		length := 0
+		cost := testing.Benchmark(func(b *testing.B) {
+			var err error
+			for b.Loop() {
+				if length, err = parse(lines.String()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}).AllocedBytesPerOp()
+		if cost > 40*int64(length) {
+			t.Errorf("to read a %s of %d bytes takes %d bytes of memory", what, length, cost)
+		}
+	}
+}
+
+// message checks what holds for every text that is taken as a message: it is
+// printable, bounded, prints back as it was, and no beginning of it is a message.
+func message[M interface{ Format() []byte }](t *testing.T, text []byte, limit int, parse func([]byte) (M, error)) {
+	t.Helper()
+	m, err := parse(text)
+	if err != nil {
+		var zero M
+		if !reflect.DeepEqual(m, zero) {
+			t.Errorf("a message beside the error %v: %+v", err, m)
+		}
+		return
+	}
+	if string(m.Format()) != string(text) || len(text) > limit {
+		t.Errorf("%d bytes, %q, print back as %q", len(text), text, m.Format())
+	}
+	for _, c := range text {
+		if c != '\n' && (c < ' ' || c > '~') {
+			t.Errorf("byte %#x in %q", c, text)
+		}
+	}
+	// It ends where "end" stands alone, so only there a shorter one could.
+	for i := range text {
+		if bytes.HasSuffix(text[:i], []byte("end\n")) {
+			if m, err := parse(text[:i]); err == nil {
+				t.Errorf("%q cut at %d is %+v", text, i, m)
+			}
+		}
+	}
+}
+
 func FuzzRequest(f *testing.F) {
 	f.Add(sampleRequest().Format())
-	f.Fuzz(func(t *testing.T, text []byte) {
-		if q, err := ParseRequest(text); err == nil && string(q.Format()) != string(text) {
-			t.Errorf("%q prints back as %q", text, q.Format())
-		}
-	})
+	f.Fuzz(func(t *testing.T, text []byte) { message(t, text, MaxRequest, ParseRequest) })
 }
 
 func FuzzReply(f *testing.F) {
 	f.Add(sampleReply().Format())
-	f.Fuzz(func(t *testing.T, text []byte) {
-		if r, err := ParseReply(text); err == nil && string(r.Format()) != string(text) {
-			t.Errorf("%q prints back as %q", text, r.Format())
+	f.Fuzz(func(t *testing.T, text []byte) { message(t, text, MaxReply, ParseReply) })
+}
+
+// FuzzSent sends any words: what is read is what was sent, or it is refused.
+func FuzzSent(f *testing.F) {
+	f.Add("web", "r-7", "boot:1:2", "db@db1", "a b", "line\nline\xff", uint64(7), uint32(90_000), uint8(1))
+	f.Add("", "", "", "", "", "", uint64(0), uint32(0), uint8(0xff))
+	f.Fuzz(func(t *testing.T, service, id, own, up, token, word string, n uint64, ms uint32, bits uint8) {
+		bit := func(i int) bool { return bits>>i&1 == 1 }
+		q := Request{
+			Verb: Verbs()[n%uint64(len(Verbs()))], Service: service, Run: id, Timeout: time.Duration(ms) * time.Millisecond,
+			Expect: NewVector(Entry{up, token}, Entry{own, id}), Own: own, Generation: n, Hold: bit(0),
+		}
+		if bit(1) {
+			q.Reaction, q.New = ReactReload, NewVector(Entry{up, own})
+		}
+		if got, err := ParseRequest(q.Format()); err == nil && !reflect.DeepEqual(got, q) {
+			t.Errorf("sent %+v\nread %+v", q, got)
+		}
+		r := Reply{Code: Codes()[n%uint64(len(Codes()))], Word: word, Output: id}
+		if bit(2) {
+			r.Status = &Status{
+				Instance: up, State: States()[n%uint64(len(States()))], Token: token, Age: time.Duration(ms) * time.Second,
+				Settled: bit(3), Ready: bit(4), Word: word, Generation: n, Basis: NewVector(Entry{up, token}, Entry{own, id}),
+			}
+			if bit(5) {
+				r.Status.Intent, r.Status.IntentVerb, r.Status.Wanted = true, q.Verb, WantedHeld
+			}
+		}
+		if got, err := ParseReply(r.Format()); err == nil && !reflect.DeepEqual(got, r) {
+			t.Errorf("sent %+v\nread %+v", r, got)
 		}
 	})
 }

@@ -1,0 +1,294 @@
+package run_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"kido/internal/plan"
+	"kido/internal/run"
+	"kido/internal/site"
+	"kido/internal/wire"
+)
+
+var pool = header + service("db", "h4", "") + service("web", "h1, h2, h3", ", after: {db: restart}")
+
+func announce(w *world, id string) *runner {
+	return w.runner(id, plan.Request{Verb: plan.Announce, Targets: []string{"db"}}, run.Options{KeepTrying: true})
+}
+
+// free fails unless every slot was given back.
+func (w *world) free() {
+	w.t.Helper()
+	for i, p := range w.pools {
+		if len(p.Slots) > 0 {
+			w.fail("%s still keeps %+v", i, p.Slots)
+		}
+	}
+}
+
+// until lets a runner go on until it is so.
+func (r *runner) until(so func() bool) {
+	for n := 0; !so(); n++ {
+		if n > 10_000 || r.turn(faults{}) {
+			r.w.fail("%s has ended, or gets nowhere", r.id)
+		}
+	}
+}
+
+// sends reports whether a request of this verb is out.
+func (r *runner) sends(verb wire.Verb) bool {
+	for _, c := range r.pending {
+		if c.Request.Verb == verb {
+			return true
+		}
+	}
+	return false
+}
+
+func TestSlots(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.restartByHand(instance("db@h4"))
+	r := announce(w, "r")
+	r.until(func() bool { return r.sends(wire.VerbEnsure) })
+	for _, h := range []string{"web@h1", "web@h2", "web@h3"} {
+		if n := len(w.pools[instance(h)].Slots); n != 1 {
+			w.fail("%s has given %d slots before the ENSURE", h, n)
+		}
+	}
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	w.fresh()
+	w.once()
+	w.free()
+}
+
+// Two runs take turns, and neither leaves a slot behind.
+func TestTwoRunsOnePool(t *testing.T) {
+	for seed := range uint64(100) {
+		w := newWorld(t, seed, pool)
+		w.restartByHand(instance("db@h4"))
+		rs := []*runner{announce(w, "one"), announce(w, "two")}
+		for n := 0; n < 20_000; n++ {
+			over := 0
+			for _, r := range rs {
+				if r.turn(faults{}) {
+					over++
+				}
+			}
+			if over == len(rs) {
+				break
+			}
+			down := map[string]bool{}
+			for _, r := range rs {
+				for name := range r.acting {
+					if strings.HasPrefix(name, "web@") && !w.void(r, name) {
+						down[name] = true
+					}
+				}
+			}
+			if len(down) > 1 {
+				w.fail("seed %d: I5: %v may be down at once", seed, down)
+			}
+		}
+		w.fresh()
+		w.once()
+		w.free()
+	}
+}
+
+// void reports whether what a runner has sent to an instance cannot touch it any
+// more, or has not been sent.
+func (w *world) void(r *runner, name string) bool {
+	for _, c := range r.pending {
+		if c.Request.Service+"@"+c.Host == name && c.Request.Verb == wire.VerbEnsure {
+			return c.Request.Generation != w.generation(name)
+		}
+	}
+	return w.nodes[instance(name)].seen["db@h4"] != w.nodes[instance("db@h4")].token()
+}
+
+func (w *world) generation(name string) uint64 {
+	i := instance(name)
+	r, _ := w.serve(i, wire.Request{Verb: wire.VerbStatus, Service: i.Service}, -1)
+	return r.Status.Generation
+}
+
+// A run that died with a slot does not keep it for ever: another one fences what
+// it may have sent, which then comes too late.
+func TestSlotOfADeadRun(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.restartByHand(instance("db@h4"))
+	dead := announce(w, "dead")
+	dead.until(func() bool { return dead.sends(wire.VerbEnsure) })
+	late := dead.pending[0]
+	r := announce(w, "r")
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	if r.now < 30*time.Second {
+		w.fail("the slot was taken away after %s", r.now)
+	}
+	w.fresh()
+	w.free()
+	life := w.nodes[instance("web@"+late.Host)].life
+	w.restartByHand(instance("db@h4"))
+	reply, err := w.serve(site.Instance{Service: "web", Host: late.Host}, late.Request, -1)
+	if err != nil || reply.Code == wire.CodeDone || w.nodes[instance("web@"+late.Host)].life != life {
+		w.fail("the late request: %s, %v", reply.Code, err)
+	}
+}
+
+// While an instance is down by the hand of a run that has died, no other one of
+// its pool is touched.
+func TestSlotOfWhatIsDown(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.restartByHand(instance("db@h4"))
+	dead := announce(w, "dead")
+	dead.until(func() bool { return dead.sends(wire.VerbEnsure) })
+	late := dead.pending[0]
+	first := instance("web@" + late.Host)
+	w.nodes[first].deaf = true
+	if reply, err := w.serve(first, late.Request, -1); err != nil || reply.Code != wire.CodeDone {
+		w.fail("%+v, %v", reply, err)
+	}
+	r := announce(w, "r")
+	for r.now < 10*time.Minute {
+		r.turn(faults{})
+	}
+	for name, n := range w.nodes {
+		if name.Service == "web" && name != first && n.life != 1 {
+			w.fail("%s was touched beside %s, which is not ready", name, first)
+		}
+	}
+	w.nodes[first].deaf = false
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	w.fresh()
+	w.free()
+}
+
+// Hosts that are off do not keep the others of their pool on dead connections.
+func TestKeepersAway(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.restartByHand(instance("db@h4"))
+	w.nodes[instance("web@h1")].cut = true
+	w.nodes[instance("web@h2")].cut = true
+	r := announce(w, "r")
+	r.until(func() bool { return w.nodes[instance("web@h3")].life == 2 })
+	w.nodes[instance("web@h1")].cut = false
+	w.nodes[instance("web@h2")].cut = false
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	w.fresh()
+	w.free()
+}
+
+// A run that was cut off in the midst of it goes on with its own slot, and gives
+// it back.
+func TestSlotOfAResumedRun(t *testing.T) {
+	for turns := range 60 {
+		t.Run(fmt.Sprint(turns), func(t *testing.T) {
+			w := newWorld(t, 1, pool)
+			w.restartByHand(instance("db@h4"))
+			r := announce(w, "r")
+			for range turns {
+				r.turn(faults{})
+			}
+			r.turn(faults{runnerDies: 100})
+			if o := r.finish(); o != run.OutcomeDone {
+				w.fail("outcome %s", o)
+			}
+			w.fresh()
+			w.once()
+			// What was given to the run before it died, and is not on its record, the
+			// next one clears up.
+			w.restartByHand(instance("db@h4"))
+			if o := announce(w, "next").finish(); o != run.OutcomeDone {
+				w.fail("outcome %s", o)
+			}
+			w.fresh()
+		})
+	}
+}
+
+// An instance of which nothing is on record yet has no generation to expect.
+func TestSlotForTheFirstTime(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	for i, n := range w.nodes {
+		if i.Service == "web" {
+			n.disk = emptyRecord(n.name)
+		}
+	}
+	if o := announce(w, "r").finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	w.fresh()
+	w.free()
+}
+
+// What reacts too often by itself is left alone until all is calm, and a person
+// can end that.
+func TestHold(t *testing.T) {
+	w := newWorld(t, 1, header+service("db", "h1", "")+service("web", "h2", ", after: {db: restart}, budget: {reactions: 2, within: 10m}"))
+	web := w.nodes[instance("web@h2")]
+	for range 2 {
+		w.restartByHand(instance("db@h1"))
+		if o := announce(w, "r").finish(); o != run.OutcomeDone {
+			w.fail("outcome %s", o)
+		}
+	}
+	w.restartByHand(instance("db@h1"))
+	if o := w.runner("once", plan.Request{Verb: plan.Announce, Targets: []string{"db"}}, run.Options{}).finish(); o != run.OutcomeIncomplete || web.life != 3 {
+		w.fail("outcome %s, life %d", o, web.life)
+	}
+	r := announce(w, "waits")
+	r.until(func() bool { return r.phases()["web@h2"] == run.PhaseOnHold })
+	if web.life != 3 {
+		w.fail("life %d", web.life)
+	}
+	if reply, _ := w.serve(instance("web@h2"), wire.Request{Verb: wire.VerbRelease, Service: "web"}, -1); reply.Code != wire.CodeDone {
+		w.fail("release: %+v", reply)
+	}
+	if o := r.finish(); o != run.OutcomeDone || web.life != 4 || r.now > time.Minute {
+		w.fail("outcome %s, life %d, after %s", o, web.life, r.now)
+	}
+	w.restartByHand(instance("db@h1"))
+	if o := announce(w, "r").finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	w.restartByHand(instance("db@h1"))
+	r = announce(w, "calm")
+	r.until(func() bool { return r.phases()["web@h2"] == run.PhaseOnHold })
+	w.now += 10 * time.Minute
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	// What a person asks for is never on hold.
+	w.restartByHand(instance("db@h1"))
+	w.runner("up", plan.Request{Verb: plan.Up}, run.Options{}).finish()
+	w.fresh()
+}
+
+// An incarnation is followed once it has been up for its settle window.
+func TestSettle(t *testing.T) {
+	w := newWorld(t, 1, header+service("db", "h1", ", settle: 5s")+service("web", "h2", ", after: {db: restart}"))
+	w.restartByHand(instance("db@h1"))
+	r := announce(w, "r")
+	r.until(func() bool { return r.now > 3*time.Second })
+	if life := w.nodes[instance("web@h2")].life; life != 1 {
+		w.fail("life %d after %s", life, r.now)
+	}
+	w.restartByHand(instance("db@h1")) // it begins anew
+	r.until(func() bool { return w.nodes[instance("web@h2")].life == 2 })
+	if r.now < 8*time.Second {
+		w.fail("followed after %s", r.now)
+	}
+	r.finish()
+	w.fresh()
+	w.once()
+}
