@@ -73,36 +73,3 @@ func TestKeep(t *testing.T) {
 		t.Errorf("take after that: %s", code)
 	}
 }
-
-func TestPoolDamage(t *testing.T) {
-	p := Pool{"web", []wire.Slot{{Member: "web@web1", Run: "20260101-000000-abcde", Generation: 12}, {Member: "web@web 2", Run: "r", Generation: 1}}}
-	text := p.Format()
-	if got, err := ParsePool(text, "web"); err != nil || !reflect.DeepEqual(got, p) {
-		t.Fatalf("read back as %+v, %v", got, err)
-	}
-	if _, err := ParsePool(text, "app"); err == nil {
-		t.Error("the pool of another service was taken")
-	}
-	for n := range text {
-		if _, err := ParsePool(text[:n], "web"); err == nil {
-			t.Errorf("cut after %d bytes it is still read", n)
-		}
-		for bit := range 8 {
-			text[n] ^= 1 << bit
-			if _, err := ParsePool(text, "web"); err == nil {
-				t.Errorf("with bit %d of byte %d turned it is still read", bit, n)
-			}
-			text[n] ^= 1 << bit
-		}
-	}
-}
-
-func FuzzPool(f *testing.F) {
-	f.Add(Pool{"web", []wire.Slot{{Member: "web@web1", Run: "r", Generation: 12}}}.Format())
-	f.Fuzz(func(t *testing.T, text []byte) {
-		p, err := ParsePool(text, "web")
-		if err == nil && string(p.Format()) != string(text) {
-			t.Errorf("%q prints back as %q", text, p.Format())
-		}
-	})
-}

@@ -3,7 +3,6 @@ package gate
 import (
 	"bytes"
 	"fmt"
-	"hash/crc32"
 	"reflect"
 	"slices"
 	"strings"
@@ -41,9 +40,9 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
-// damagedRecords are what a state file may hold: nothing but its name, all that a
+// someRecords are what a state file may hold: nothing but its name, all that a
 // record has, and each kind of intent.
-func damagedRecords() []Record {
+func someRecords() []Record {
 	all := []Record{{Instance: "web@web1"}, sampleRecord()}
 	for _, wanted := range []wire.Wanted{wire.WantedUp, wire.WantedDown} {
 		for n, do := range initsys.Actions() {
@@ -56,35 +55,47 @@ func damagedRecords() []Record {
 	return all
 }
 
-// No damage to a state file makes another record of it: cut anywhere, with any one
-// bit turned, with any sector zeroed, or with anything after its end, it is
-// refused.
-func TestRecordDamage(t *testing.T) {
-	refused := func(what string, text []byte) {
-		t.Helper()
-		if r, err := ParseRecord(text, "web@web1"); err == nil {
-			t.Errorf("%s it is still read, as %+v:\n%s", what, r, text)
-		} else if r.Generation != 0 || r.Instance != "" {
-			t.Errorf("%s it is refused, with a record beside the error: %+v", what, r)
+func somePools() []Pool {
+	return []Pool{{Service: "web"}, {Service: "web", Slots: []wire.Slot{{Member: "web@web1", Run: "r-1", Generation: 7}, {Member: "web@web2", Run: "r 2", Generation: 1}}}}
+}
+
+// damages calls yield with all that one fault makes of the text of a file: cut
+// anywhere, any one bit turned, a sector's length of zeros, more behind its end.
+func damages(text []byte, yield func(what string, text []byte)) {
+	for n := range text {
+		yield(fmt.Sprintf("cut after %d bytes", n), text[:n])
+		yield(fmt.Sprintf("without its first %d bytes", n+1), text[n+1:])
+		for bit := range 8 {
+			text[n] ^= 1 << bit
+			yield(fmt.Sprintf("with bit %d of byte %d turned", bit, n), text)
+			text[n] ^= 1 << bit
 		}
+		blank := bytes.Clone(text)
+		clear(blank[n:min(n+512, len(blank))])
+		yield(fmt.Sprintf("with zeros from byte %d", n), blank)
 	}
-	for _, r := range damagedRecords() {
-		text := r.Format()
-		for n := range text {
-			refused(fmt.Sprintf("cut after %d bytes", n), text[:n])
-			refused(fmt.Sprintf("without its first %d bytes", n+1), text[n+1:])
-			for bit := range 8 {
-				text[n] ^= 1 << bit
-				refused(fmt.Sprintf("with bit %d of byte %d turned", bit, n), text)
-				text[n] ^= 1 << bit
+	for _, more := range []string{"\n", "\x00", strings.Repeat("\x00", 4096-len(text)), string(text), "sum 00000000\n"} {
+		yield(fmt.Sprintf("with %q behind it", more), slices.Concat(text, []byte(more)))
+	}
+}
+
+// No damage to a state file makes another record of it, nor an emptier one: it is
+// refused. (A CRC-32 differs for any two texts of one length that differ in one
+// bit, or within 32 in a row.)
+func TestRecordDamage(t *testing.T) {
+	for _, r := range someRecords() {
+		damages(r.Format(), func(what string, text []byte) {
+			if r, err := ParseRecord(text, "web@web1"); err == nil || !reflect.DeepEqual(r, Record{}) {
+				t.Errorf("%s it is read as %+v, %v:\n%s", what, r, err, text)
 			}
-			blank := bytes.Clone(text)
-			clear(blank[n:min(n+512, len(blank))])
-			refused(fmt.Sprintf("with zeros from byte %d", n), blank)
-		}
-		for _, more := range []string{"\n", "\x00", strings.Repeat("\x00", 4096-len(text)), string(text), "sum 00000000\n"} {
-			refused(fmt.Sprintf("with %q behind it", more), slices.Concat(text, []byte(more)))
-		}
+		})
+	}
+	for _, p := range somePools() {
+		damages(p.Format(), func(what string, text []byte) {
+			if p, err := ParsePool(text, "web"); err == nil || !reflect.DeepEqual(p, Pool{}) {
+				t.Errorf("%s it is read as %+v, %v:\n%s", what, p, err, text)
+			}
+		})
 	}
 }
 
@@ -113,37 +124,49 @@ func TestRecordCost(t *testing.T) {
 }
 
 // FuzzRecord reads any text as a state file, as it is and with the right checksum
-// behind it, and one that was read once more with some damage.
+// behind it, and once more with some damage where it was taken.
 func FuzzRecord(f *testing.F) {
-	for _, r := range damagedRecords() {
+	for _, r := range someRecords() {
 		f.Add(r.Format(), uint(0))
 	}
 	f.Fuzz(func(t *testing.T, text []byte, at uint) {
-		body := text
-		if b, _, ok := cutSum(string(text)); ok {
-			body = []byte(b)
-		}
-		summed := fmt.Appendf(bytes.Clone(body), "sum %08x\n", crc32.ChecksumIEEE(body))
-		for _, text := range [][]byte{text, summed} {
-			r, err := ParseRecord(text, "web@web1")
-			if err != nil {
-				if !reflect.DeepEqual(r, Record{}) {
-					t.Errorf("a record beside the error %v: %+v", err, r)
-				}
-				continue
-			}
-			if r.Instance != "web@web1" || string(r.Format()) != string(text) {
-				t.Errorf("%q prints back as %q", text, r.Format())
-			}
-			i := int(at/8) % len(text)
-			if r, err := ParseRecord(text[:i], "web@web1"); err == nil {
-				t.Errorf("%q cut at %d is read as %+v", text, i, r)
-			}
-			text[i] ^= 1 << (at % 8)
-			if r, err := ParseRecord(text, "web@web1"); err == nil {
-				t.Errorf("with a bit of byte %d turned it is read as %+v: %q", i, r, text)
-			}
-			text[i] ^= 1 << (at % 8)
-		}
+		fuzzFile(t, text, at, func(text []byte) (Record, error) { return ParseRecord(text, "web@web1") })
 	})
+}
+
+// FuzzPool does the same for the file of a pool.
+func FuzzPool(f *testing.F) {
+	for _, p := range somePools() {
+		f.Add(p.Format(), uint(0))
+	}
+	f.Fuzz(func(t *testing.T, text []byte, at uint) {
+		fuzzFile(t, text, at, func(text []byte) (Pool, error) { return ParsePool(text, "web") })
+	})
+}
+
+func fuzzFile[F interface{ Format() []byte }](t *testing.T, text []byte, at uint, parse func([]byte) (F, error)) {
+	t.Helper()
+	var none F
+	body, _, _ := bytes.Cut(text, []byte("\nsum "))
+	for _, text := range [][]byte{text, summed(string(body) + "\n")} {
+		r, err := parse(text)
+		if err != nil {
+			if !reflect.DeepEqual(r, none) {
+				t.Errorf("%+v beside the error %v", r, err)
+			}
+			continue
+		}
+		if string(r.Format()) != string(text) {
+			t.Errorf("%q prints back as %q", text, r.Format())
+		}
+		i := int(at/8) % len(text)
+		if r, err := parse(text[:i]); err == nil {
+			t.Errorf("%q cut at %d is read as %+v", text, i, r)
+		}
+		turned := bytes.Clone(text)
+		turned[i] ^= 1 << (at % 8)
+		if r, err := parse(turned); err == nil {
+			t.Errorf("with a bit of byte %d turned it is read as %+v: %q", i, r, turned)
+		}
+	}
 }
