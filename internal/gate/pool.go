@@ -35,8 +35,8 @@ func (p Pool) Step(q wire.Request) (next Pool, r wire.Reply) {
 	case wire.VerbTake:
 		slot := wire.Slot{Member: q.Member, Run: q.Run, Generation: q.Generation}
 		switch {
-		case q.Run == "" || q.Generation == 0 || q.Most == 0:
-			return p, wire.Reply{Code: wire.CodeInvalid, Word: "a slot is for a run and a generation, of so many"}
+		case q.Run == "" || q.Member == "" || q.Most == 0:
+			return p, wire.Reply{Code: wire.CodeInvalid, Word: "a slot is for a member and a run, of so many"}
 		case mine >= 0 && p.Slots[mine] == slot:
 			return p, wire.Reply{Code: wire.CodeAlready}
 		case mine >= 0:

@@ -19,7 +19,7 @@ func TestPool(t *testing.T) {
 		want  wire.Code
 		slots []wire.Slot
 	}{
-		{slot(wire.VerbTake, "web@web1", "a", 0), wire.CodeInvalid, nil},
+		{slot(wire.VerbTake, "web@web1", "", 7), wire.CodeInvalid, nil},
 		{slot(wire.VerbTake, "web@web1", "a", 7), wire.CodeDone, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}}},
 		{slot(wire.VerbTake, "web@web1", "a", 7), wire.CodeAlready, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}}},
 		// Another run has to wait, also for the same member: what it gave back

@@ -54,9 +54,9 @@ func (r *Run) claimed(s *step, c choice) bool {
 	old := s.claim
 	s.claim = &claim{generation: s.self.obs.Status.Generation, asking: true, request: *c.request, word: c.word}
 	s.claim.request.Generation = s.claim.generation
-	if s.claim.generation == 0 {
-		// Nothing is on record yet: a fence makes it so, and there is something that
-		// a request can expect.
+	if s.claim.generation == 0 && c.request.Verb == wire.VerbEnsure {
+		// Nothing is on record yet, and to an ENSURE 0 is any generation: a fence
+		// puts one there that it can expect.
 		r.call(call{kind: callFence, step: s.ID}, s.Instance.Host, wire.Request{Verb: wire.VerbFence, Service: s.svc.Name, Run: r.id})
 		return false
 	}

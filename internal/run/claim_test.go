@@ -292,3 +292,15 @@ func TestSettle(t *testing.T) {
 	w.fresh()
 	w.once()
 }
+
+// A restart by hand mends a state file that cannot be believed, in a pool as well.
+func TestSlotOfWhatIsUnknown(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.nodes[instance("web@h2")].disk = []byte("garbage")
+	r := w.runner("r", plan.Request{Verb: plan.Restart, Targets: []string{"web@h2"}}, run.Options{})
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	w.fresh()
+	w.free()
+}

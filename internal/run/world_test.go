@@ -193,11 +193,12 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 		case gate.Lock:
 			ev = gate.Locked{OK: true}
 		case gate.Load:
+			l := gate.Loaded{Now: gate.Moment{Boot: "b", At: w.now}}
 			r, err := gate.ParseRecord(n.disk, n.name)
-			if err != nil {
-				w.fail("state file: %v", err)
+			if l.Record = r; err != nil {
+				l.Unreadable = err.Error()
 			}
-			ev = gate.Loaded{Record: r, Now: gate.Moment{Boot: "b", At: w.now}}
+			ev = l
 		case gate.Idle:
 			w.finish(i)
 			ev = look()
