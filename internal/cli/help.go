@@ -119,6 +119,10 @@ missing; there may be more fields than these.
                onPurpose, age and onHold in seconds, why, owes, waits, next),
                runs that are not finished (run, begun, verb, targets,
                outcome, live)
+  why          one object: site, instances (instance, answer, sentence, now,
+               next, evidence: time, run, instance, phase, what, by, command,
+               from, token, follows, tries, last); answer is done, under-way,
+               not-done, elsewhere or nothing
   release      a list: instance, keeper (where it is about a slot), done, word
   up down start stop restart reload announce resume
                one object a line, each an event as it happens: time, run, and

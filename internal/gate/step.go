@@ -462,7 +462,7 @@ func (m Machine) spent() bool {
 func (m Machine) onHold() (Machine, Effect) {
 	recent := m.rec.recent(m.now, m.q.Within)
 	until := Moment{m.now.Boot, recent[uint64(len(recent))-m.q.Budget] + m.q.Within}
-	word := fmt.Sprintf("%d reactions in %s are its budget, and spent: it is left alone for now", m.q.Budget, m.q.Within)
+	word := fmt.Sprintf("its budget of reactions, %d in %s, is spent: it is left alone for now", m.q.Budget, m.q.Within)
 	if m.rec.Hold == until {
 		return m.reply(wire.CodeOnHold, word)
 	}

@@ -152,7 +152,10 @@ func (r *Run) wait(s *step, phase Phase, word string, every time.Duration) {
 		s.pause = every
 	}
 	s.wake = r.now + s.pause
-	r.enter(s, phase, word, false)
+	// What it was waiting for is asked later: once is enough for that.
+	first := phase == PhaseBlocked && !s.told
+	s.told = s.told || first
+	r.enter(s, phase, word, first)
 }
 
 // holdPause is how often an instance on hold is looked at: a person may have
@@ -218,7 +221,7 @@ func (r *Run) retry(s *step, f failure) {
 	}
 	s.phase, s.word = PhaseRetry, f.word
 	ev := s.event()
-	ev.Attempt, ev.Owes, ev.Hint, ev.Code = s.attempt, slices.Clone(s.owes), f.hint, f.code
+	ev.Attempt, ev.Owes, ev.Hint, ev.Code, ev.Silent = s.attempt, slices.Clone(s.owes), f.hint, f.code, f.silent
 	// A host may be away for weeks, and the journal is not to grow with every try.
 	doubled := s.attempt&(s.attempt-1) == 0
 	news := f.acted || doubled || s.lamented != f.word

@@ -50,6 +50,8 @@ type StepEvent struct {
 	Basis wire.Vector `json:"basis,omitempty"`
 	// New is the basis that the request asks for (PhaseActing).
 	New wire.Vector `json:"new,omitempty"`
+	// Silent says that its host did not answer (PhaseRetry).
+	Silent bool `json:"silent,omitempty"`
 	// Code is what a gate answered to the request (PhaseSettling, PhaseRetry).
 	Code wire.Code `json:"code,omitempty"`
 	// Own is the incarnation that a restart is to end, read when the run first

@@ -24,7 +24,7 @@ func TestForkNamesEveryField(t *testing.T) {
 		fields string
 	}{
 		{reflect.TypeFor[Run](), "id site topo plan opts rng steps reads calls pools chores seq nextCall now failures interrupted ended effects"},
-		{reflect.TypeFor[step](), "Step svc phase word levels surveying level since self own acted before died slot claim sent away latest lamented attempt changes losses answers pause wake deadline patience owes held"},
+		{reflect.TypeFor[step](), "Step svc phase word levels surveying level since self own acted before died slot claim sent away latest lamented attempt changes losses answers pause wake deadline patience owes held told"},
 		{reflect.TypeFor[pool](), "taken lost failed"},
 		{reflect.TypeFor[read](), "asked answered obs code hint final streak out token since"},
 		{reflect.TypeFor[call](), "kind step ask slot"},
@@ -197,7 +197,7 @@ func (r *Run) outcome(in Input, rank int, after time.Duration) string {
 		case Publish:
 			s := e.Event.Step
 			switch {
-			case !e.Durable || s != nil && s.Phase == PhaseRetry:
+			case !e.Durable || s != nil && (s.Phase == PhaseRetry || s.Phase == PhaseBlocked):
 			case s == nil:
 				fmt.Fprintf(&b, "%+v\n", e.Event.End)
 			default:

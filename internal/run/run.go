@@ -104,6 +104,7 @@ type step struct {
 	sent     bool         // a request that changes something may have reached the gate
 	away     bool         // it failed because its host never answered
 	latest   *wire.Status // the last that was heard of the instance, by a read or a reply
+	told     bool         // that it is blocked is on record
 	lamented string       // why it was to be tried again, as the journal has it last
 	attempt  int
 	changes  int

@@ -97,7 +97,7 @@ func TestValid(t *testing.T) {
 
 func dump(s *Site) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "site %s: identity %s, known hosts %s\n", s.Name, s.Identity, s.KnownHosts)
+	fmt.Fprintf(&b, "site %s: identity %s, known hosts %s, notify %q\n", s.Name, s.Identity, s.KnownHosts, s.Notify)
 	for _, h := range s.Hosts {
 		fmt.Fprintf(&b, "%+v\n", *h)
 	}
@@ -109,7 +109,7 @@ func dump(s *Site) string {
 		for _, d := range v.After {
 			fmt.Fprintf(&b, "  %+v\n", d)
 		}
-		fmt.Fprintf(&b, "  stop after %q conflicts %q unavailable %d failures %d\n  %+v %+v wait %+v\n", v.StopAfter, v.Conflicts, v.MaxUnavailable, v.MaxFailures, v.Timeout, v.Retry, v.Wait)
+		fmt.Fprintf(&b, "  stop after %q conflicts %q unavailable %d failures %d\n  %+v %+v wait %+v budget %+v settle %s\n", v.StopAfter, v.Conflicts, v.MaxUnavailable, v.MaxFailures, v.Timeout, v.Retry, v.Wait, v.Budget, v.Settle)
 	}
 	for _, g := range s.groupNames() {
 		fmt.Fprintf(&b, "group %s: %q\n", g, s.Groups[g])

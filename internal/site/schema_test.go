@@ -85,7 +85,7 @@ func TestSchemaKnowsTheDecodersKeys(t *testing.T) {
 		"": keysOf(fileFields), "defaults": keysOf(defaultsFields), "timeout": keysOf(timeoutFields), "retry": keysOf(retryFields),
 		"host": keysOf(hostFields), "service": keysOf(serviceFields), "command": keysOf(commandFields), "plain": keysOf(plainFields),
 		"dependency": keysOf(edgeFields), "probe": keysOf(probeFields),
-		"hold": keysOf(waitFields),
+		"hold": keysOf(waitFields), "allowance": keysOf(budgetFields),
 	}
 	if got, want := slices.Sorted(maps.Keys(objects)), slices.Sorted(maps.Keys(tables)); !slices.Equal(got, want) {
 		t.Errorf("objects of the schema: %q\ntables of the decoder: %q", got, want)
@@ -139,6 +139,9 @@ func TestSchemaKnowsTheDecodersWords(t *testing.T) {
 		{"max_unavailable: %s", []string{"1", "1000000", "1%", "100%", "0", "101%", "-1", "1000001", "'%'"}},
 		{"wait: %s", []string{"none", "{}", "off"}},
 		{"wait: {otherwise: %s}", []string{"start", "leave", "stop"}},
+		{"budget: %s", []string{"none", "{}", "off"}},
+		{"budget: {reactions: %s}", []string{"1", "30", "0", "31"}},
+		{"settle: %s", []string{"1ms", "5s", "5"}},
 		{"retry: {attempts: %s}", []string{"1", "100", "0", "101"}},
 		{"hosts: %s, max_failures: 1", []string{"h", "[h]", "[]", "[h, h]"}},
 	} {
