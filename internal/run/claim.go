@@ -162,6 +162,8 @@ func (r *Run) looked(c call, in Answered) {
 	o.out = false
 	st := in.Reply.Status
 	switch {
+	case in.Reply.Code == wire.CodeBusy:
+		o.word = fmt.Sprintf("%s is being seen to by run %s", c.slot.Member, c.slot.Run)
 	case st == nil || st.Instance != c.slot.Member:
 		o.word = fmt.Sprintf("%s may be down by the hand of run %s, and does not answer; `kido release %[1]s` frees its slot", c.slot.Member, c.slot.Run)
 	case st.Generation != c.slot.Generation && st.Ready && !st.Intent:

@@ -231,16 +231,17 @@ func (r *Run) Replay(events []Event) error {
 			s.own = e.Step.Own
 		}
 		// What was out when the run was cut off may be down by our hand yet.
-		if slot := e.Step.Slot && !e.Step.Phase.Well(); slot != s.slot {
-			s.slot = slot
-			if slot {
-				s.sent = true
-				s.claim = &claim{generation: e.Step.Generation, granted: slices.Clone(s.svc.Keepers()), loose: true}
-				r.pools[s.Instance.Service].taken++
-			} else {
-				s.claim = nil
-				r.pools[s.Instance.Service].taken--
-			}
+		slot, p := e.Step.Slot && !e.Step.Phase.Well(), r.pools[s.Instance.Service]
+		switch {
+		case slot && !s.slot:
+			p.taken++
+		case s.slot && !slot:
+			p.taken--
+		}
+		s.slot, s.claim = slot, nil
+		if slot {
+			s.sent = true
+			s.claim = &claim{generation: e.Step.Generation, granted: slices.Clone(s.svc.Keepers()), loose: true}
 		}
 	}
 	return nil
