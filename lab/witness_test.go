@@ -14,6 +14,7 @@ import (
 	"kido/internal/journal"
 	"kido/internal/report"
 	"kido/internal/run"
+	"kido/internal/verify"
 )
 
 // witnessed is a line of the history that package main of lab/witness keeps.
@@ -34,6 +35,9 @@ type trio struct {
 	op   *operator
 	init string
 	mark [4]int // how long each machine's history was when the present part of the test began
+
+	enrolled time.Time      // from when on kido was there
+	calm     *[]verify.Fact // when all had settled
 }
 
 // The machines.
@@ -43,7 +47,10 @@ const (
 	webHost = 3
 )
 
-var trioHosts = []int{dbHost, appHost, webHost}
+var (
+	trioHosts     = []int{dbHost, appHost, webHost}
+	upstreamHosts = []int{dbHost, appHost} // those that announce
+)
 
 // serviceOn is the service of each machine, upstreamsOf those of its upstreams.
 var (
@@ -53,7 +60,7 @@ var (
 
 func newTrio(t *testing.T, kind Kind) *trio {
 	t.Helper()
-	s := &trio{Lab: Make(t, kind, kind, kind), t: t, init: kind.Init()}
+	s := &trio{Lab: Make(t, kind, kind, kind), t: t, init: kind.Init(), calm: &[]verify.Fact{}}
 	program := Program(t, "kido/lab/witness")
 	for _, host := range trioHosts {
 		name := serviceOn[host]
@@ -77,7 +84,13 @@ func newTrio(t *testing.T, kind Kind) *trio {
 	s.Boot()
 	s.Ready()
 	s.op = enrol(t, s.Lab, strings.ReplaceAll(s.testdata("site.yaml"), "INIT", s.init))
+	s.enrolled = time.Now()
 	s.settle()
+	t.Cleanup(func() {
+		if !t.Failed() {
+			s.verify()
+		}
+	})
 	return s
 }
 
@@ -117,7 +130,7 @@ func (s *trio) play(parts ...part) {
 		ok := s.t.Run(p.name, func(t *testing.T) {
 			l, op := *s.Lab, *s.op
 			l.t, op.t, op.lab = t, t, &l
-			now := &trio{Lab: &l, t: t, op: &op, init: s.init}
+			now := &trio{Lab: &l, t: t, op: &op, init: s.init, enrolled: s.enrolled, calm: s.calm}
 			for _, host := range trioHosts {
 				now.mark[host] = len(now.history(host))
 			}
@@ -273,6 +286,7 @@ func (s *trio) settle() (seen map[int]snapshot) {
 		}
 		return true
 	})
+	*s.calm = append(*s.calm, verify.Fact{At: time.Now(), What: verify.Rested, File: "the test", Line: len(*s.calm) + 1})
 	return seen
 }
 
@@ -309,6 +323,75 @@ func (s *trio) ends(want map[int]int) {
 	if s.t.Failed() {
 		s.t.Log(s.story())
 	}
+}
+
+// verify holds all that the witnesses have written against the invariants, and has
+// kido verify do so with the journals of all runners. The clock is one.
+func (s *trio) verify() {
+	s.t.Helper()
+	var site verify.Site
+	histories := [][]verify.Fact{*s.calm}
+	what := map[string]verify.What{"start": verify.Began, "ready": verify.Ready, "reload": verify.Reloaded, "stop": verify.Ended}
+	for _, host := range trioHosts {
+		instance := func(host int) string { return fmt.Sprintf("%s@h%d", serviceOn[host], host) }
+		var facts []verify.Fact
+		for n, e := range s.history(host) {
+			f := verify.Fact{
+				At: e.At, What: what[e.What], Instance: instance(host), Token: e.Life,
+				File: fmt.Sprintf("h%d:/srv/history", host), Line: n + 1,
+			}
+			if e.What == "start" {
+				f.Boot = e.Boot
+				if e.At.Before(s.enrolled) {
+					f.By = verify.BySomeone // init, with nobody to hold it
+				}
+			}
+			for _, u := range upstreamsOf[host] {
+				if life, ok := e.Saw[serviceOn[u]]; ok {
+					f.Saw = f.Saw.With(instance(u), life)
+				}
+			}
+			facts = append(facts, f)
+		}
+		histories = append(histories, facts)
+		for _, u := range upstreamsOf[host] {
+			site.Edges = append(site.Edges, verify.Edge{Dependent: instance(host), Upstream: instance(u), Hard: true})
+		}
+	}
+	facts := verify.Merge(histories...)
+	found := verify.Check(site, facts, verify.Options{})
+	for _, v := range found {
+		s.t.Errorf("the witnesses: %s", v)
+	}
+	if len(found) > 0 {
+		for _, f := range facts {
+			s.t.Log(f)
+		}
+	}
+
+	folders, err := filepath.Glob(s.op.path("state/runs/*.journal")) // the operator may have run nothing
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, host := range upstreamHosts {
+		folders = append(folders, s.runs(host))
+	}
+	s.t.Log(s.op.must(0, append([]string{"verify"}, folders...)...))
+}
+
+// runs is a copy of the journals that a machine's runs of kido have written.
+func (s *trio) runs(host int) (folder string) {
+	s.t.Helper()
+	folder = fmt.Sprintf("runs%d", host)
+	if err := os.MkdirAll(s.op.path(folder), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	all := s.Run(host, "sh", "-c", `cd /var/lib/kido/runs && for f in *.journal; do printf '\n== %s\n' "$f"; cat "$f"; done`)
+	for _, file := range strings.Split(all, "\n== ")[1:] {
+		name, text, _ := strings.Cut(file, "\n")
+		s.op.write(filepath.Join(folder, name), 0o600, []byte(text))
+	}
+	return s.op.path(folder)
 }
 
 // holdAgainstInit compares the starts of a machine's present boot with those that

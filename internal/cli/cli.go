@@ -150,7 +150,7 @@ No machine at hand? Try: kido demo`,
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"look", "Look, change nothing:", []*cobra.Command{a.check(), a.graph(), a.plan(), a.status(), a.why()}},
+		{"look", "Look, change nothing:", []*cobra.Command{a.check(), a.graph(), a.plan(), a.status(), a.why(), a.verify()}},
 		{"act", "Act:", append(a.verbs(), a.resume(), a.release())},
 		{"set", "Set up:", []*cobra.Command{a.enroll(), a.keys(), a.install(), a.policyCommand(), a.demo()}},
 		{"more", "More:", []*cobra.Command{a.completion(), a.version()}},

@@ -123,6 +123,9 @@ missing; there may be more fields than these.
                next, evidence: time, run, instance, phase, what, by, command,
                from, token, follows, tries, last); answer is done, under-way,
                not-done, elsewhere or nothing
+  verify       one object: site, good, runs, hosts, from, to, live, others,
+               damaged, violations (invariant, instance, sentence, evidence:
+               file, line, time, fact)
   release      a list: instance, keeper (where it is about a slot), done, word
   up down start stop restart reload announce resume
                one object a line, each an event as it happens: time, run, and

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"kido/internal/failpoint"
 	"kido/internal/journal"
 	"kido/internal/plan"
 	"kido/internal/run"
@@ -69,7 +70,9 @@ func (r *runs) create() (*journal.Journal, string, error) {
 		}
 	}
 	id := at.Format(stamp) + "-" + strings.ToLower(rand.Text()[:5])
+	failpoint.Hit("cli.before.create")
 	j, err := journal.Create(r.path(id))
+	failpoint.Hit("cli.after.create")
 	if err != nil {
 		return nil, "", &failure{status: exitFailed, err: err, hint: "nothing was started; make room there, or name another folder with --state"}
 	}
@@ -111,7 +114,9 @@ func decode(records [][]byte) ([]run.Event, error) {
 func appendEvent(j *journal.Journal, e run.Event) error {
 	rec, err := e.Encode()
 	if err == nil {
+		failpoint.Hit("cli.before.begin")
 		err = j.Append(rec)
+		failpoint.Hit("cli.after.begin")
 	}
 	if err != nil {
 		return &failure{status: exitFailed, err: err, hint: "nothing was started; make room for the journal, or name another folder with --state"}

@@ -124,6 +124,7 @@ func TestFullDisk(t *testing.T) {
 	s := newSite(t, l)
 	n := s.up(t)
 	d := smallDisk(t, s.state)
+	s.unseen = true
 
 	d.fill(t)
 	s.beginOn(t, d, "restart", "db").end(t).want(t, 1, "no space left on device", "hint: nothing was started")

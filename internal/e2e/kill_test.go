@@ -2,11 +2,15 @@ package e2e
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
 // kill is one place where programs are killed in the midst of a restart.
@@ -108,6 +112,7 @@ func unique(text string) []string {
 
 func (s *site) killed(t *testing.T, k kill, over bool) {
 	n := len(s.history(t))
+	s.state = filepath.Join(s.dir, fmt.Sprintf("journals%d", n)) // kido keeps no more than some
 	var files, env []string
 	arm := func(file, point string) {
 		s.write(t, file, point)
@@ -137,11 +142,143 @@ func (s *site) killed(t *testing.T, k kill, over bool) {
 	switch {
 	case over: // it was through: the same again would be another restart
 		s.must(t, 0, "announce", "db")
-	case code != 0:
+	case code != 0 && s.begun(t):
 		s.must(t, 0, "restart", "db").want(t, 0, "going on with run")
+	case code != 0:
+		s.must(t, 0, "restart", "db")
 	}
 	h := s.since(t, n)
 	h.counts(t, map[string]int{"db@db1": 1, "web@web1": 1})
 	h.against(t, "web@web1", "db@db1")
 	s.allFresh(t)
+	s.verify(t)
+}
+
+// begun reports whether a run is on record in the present folder of journals.
+func (s *site) begun(t *testing.T) bool {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(s.state, "runs", "*.journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(names, func(name string) bool { return s.read(t, name) != "" })
+}
+
+// TestKillTwoRunners lets two runners, that know nothing of one another, at a
+// diamond with a pool of two at its foot, of which one may be down, and kills them
+// and the gates at random points. Each goes on until it is through. However they
+// meet, what the services wrote contradicts no invariant.
+//
+// KIDO_KILL_SEED=N plays round N again, as far as two programs at once can be.
+func TestKillTwoRunners(t *testing.T) {
+	t.Parallel()
+	const sites, rounds = 2, 5
+	base := uint64(time.Now().UnixNano())
+	first, many := base, uint64(rounds)
+	if text := os.Getenv("KIDO_KILL_SEED"); text != "" {
+		seed, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, many = seed, 1
+	}
+	for n := range uint64(sites) {
+		t.Run(fmt.Sprint("site ", n+1), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, layout{units: []unit{
+				{name: "db", on: []string{"h1"}},
+				{name: "app", on: []string{"h2"}, after: []string{"db: restart"}},
+				{name: "web", on: []string{"h3", "h4"}, after: []string{"db: restart", "app: restart"}},
+			}})
+			s.up(t)
+			s.states = append(s.states, filepath.Join(s.dir, "one"), filepath.Join(s.dir, "two"))
+			kido, gate := s.pointsOf(t, "announce", "db")
+			for round := range many {
+				seed := first + n*many + round
+				t.Run(fmt.Sprint("KIDO_KILL_SEED=", seed), func(t *testing.T) {
+					s.killBoth(t, rand.New(rand.NewPCG(seed, seed)), kido, gate)
+				})
+			}
+		})
+	}
+}
+
+// pointsOf are the points that kido and the gates pass when a database that was
+// restarted by hand is announced.
+func (s *site) pointsOf(t *testing.T, args ...string) (kido, gate []string) {
+	t.Helper()
+	for _, h := range s.hosts {
+		if err := os.Remove(h.passed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.byHand(t, "db@h1", "restart")
+	passed := filepath.Join(s.dir, "passed")
+	s.begin(t, []string{"KIDO_FAILPOINT_LOG=" + passed}, args...).end(t).want(t, 0)
+	for _, h := range s.hosts {
+		gate = append(gate, strings.Fields(s.read(t, h.passed))...)
+	}
+	return unique(s.read(t, passed)), unique(strings.Join(gate, "\n"))
+}
+
+func (s *site) killBoth(t *testing.T, rng *rand.Rand, kido, gate []string) {
+	one := func(of []string) string { return of[rng.IntN(len(of))] }
+	commands := [][]string{{"announce", "db"}, {"announce", "db"}}
+	switch rng.IntN(4) {
+	case 0:
+		s.byHand(t, "db@h1", "restart")
+	case 1:
+		s.byHand(t, "db@h1", "restart")
+		s.byHand(t, "app@h2", "restart")
+	case 2:
+		commands[0] = []string{"restart", "db"}
+	case 3: // of a pool of which one may be down
+		commands = [][]string{{"restart", "web@h3"}, {"restart", "web@h4"}}
+	}
+	var armed []string
+	for range rng.IntN(3) {
+		h := s.hosts[rng.IntN(len(s.hosts))]
+		point := one(gate)
+		t.Logf("the gate of %s is killed at %s", h.name, point)
+		s.write(t, h.failpoint, point)
+		armed = append(armed, h.failpoint)
+	}
+	var both sync.WaitGroup
+	said := make([]string, 2)
+	for n, args := range commands {
+		var env []string
+		if rng.IntN(3) > 0 {
+			file, point := filepath.Join(s.dir, fmt.Sprint("failpoint", n)), one(kido)
+			t.Logf("runner %d, kido %s, is killed at %s", n, strings.Join(args, " "), point)
+			s.write(t, file, point)
+			armed, env = append(armed, file), []string{"KIDO_FAILPOINT=" + file}
+		}
+		both.Go(func() {
+			kido := func(args ...string) (ok bool) {
+				cmd := s.command(t.Context(), append(args, "--state", s.states[len(s.states)-2+n])...)
+				cmd.Env = append(cmd.Env, env...)
+				out, err := cmd.CombinedOutput()
+				said[n] += fmt.Sprintf("kido %s: %v\n%s", strings.Join(args, " "), err, out)
+				return err == nil
+			}
+			// Where the first was cut off, it is gone on with before anything else: what
+			// holds a slot without using it is left alone for half a minute.
+			for again := kido(args...); !again && t.Context().Err() == nil; again = kido("resume") && kido("announce", "db") {
+			}
+		})
+	}
+	both.Wait()
+	defer func() {
+		if t.Failed() {
+			t.Logf("runner 0:\n%srunner 1:\n%s", said[0], said[1])
+		}
+	}()
+	for _, file := range armed {
+		if err := os.Remove(file); err == nil {
+			t.Logf("nobody came by %s", file)
+		}
+	}
+	s.must(t, 0, "announce", "db")
+	s.allFresh(t)
+	s.verify(t)
 }

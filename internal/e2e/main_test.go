@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +30,9 @@ func run(m *testing.M) int {
 		bin, err = filepath.EvalSymlinks(dir)
 	}
 	if err == nil {
+		err = readSources()
+	}
+	if err == nil {
 		build := exec.Command("go", "build", "-tags", "failpoints", "-o", bin+"/", "kido/cmd/kido", "kido/cmd/kido-gate")
 		build.Stderr = os.Stderr
 		err = build.Run()
@@ -38,4 +42,16 @@ func run(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// readSources looks at what the programs are made of, so that go test knows: else it
+// would take the result of a test of other programs, which it has in its cache, for
+// that of these.
+func readSources() error {
+	for _, dir := range []string{"../../cmd", "../../internal"} {
+		if err := filepath.WalkDir(dir, func(_ string, _ fs.DirEntry, err error) error { return err }); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -24,6 +24,10 @@ import (
 //	svc start|stop|restart|reload|serve FOLDER
 const argService = "svc"
 
+// bySomeone is in the environment of a service program that a person has called, as
+// it is in that of no gate.
+const bySomeone = "SVC_BY_SOMEONE"
+
 // The files of an instance's folder.
 const (
 	configFile = "config.json"
@@ -61,8 +65,10 @@ const (
 
 // entry is what a service says of itself.
 type entry struct {
+	At       time.Time
 	Instance string
 	What     string
+	Someone  bool              // start, stop: it was a person who called for it, not kido
 	Own      string            // its incarnation, as the gate has it
 	Saw      map[string]string // start, reload: upstream → the incarnation that it connected to, or "-"
 	Why      string            // fail
@@ -204,7 +210,11 @@ func (s *service) stop() error {
 	if !ok {
 		return nil
 	}
-	if err := syscall.Kill(main.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+	sig := syscall.SIGTERM
+	if os.Getenv(bySomeone) != "" {
+		sig = syscall.SIGINT
+	}
+	if err := syscall.Kill(main.PID, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -221,8 +231,8 @@ func (s *service) serve() error {
 	}
 	own := self.Token()
 	term := make(chan os.Signal, 1)
-	signal.Notify(term, syscall.SIGTERM)
-	if err := s.note(entry{What: started, Own: own, Saw: s.look()}); err != nil {
+	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
+	if err := s.note(entry{What: started, Own: own, Saw: s.look(), Someone: os.Getenv(bySomeone) != ""}); err != nil {
 		return err
 	}
 	temporary := s.path(pidFile + ".new")
@@ -236,12 +246,13 @@ func (s *service) serve() error {
 	report.Close()
 	broken := make(chan error, 1)
 	go func() { broken <- s.answer(own) }()
+	var told os.Signal
 	select {
 	case err := <-broken:
 		return errors.Join(err, s.note(entry{What: failed, Own: own, Why: err.Error()}))
-	case <-term:
+	case told = <-term:
 	}
-	return errors.Join(s.note(entry{What: stopped, Own: own}), os.Remove(s.path(pidFile)))
+	return errors.Join(s.note(entry{What: stopped, Own: own, Someone: told == syscall.SIGINT}), os.Remove(s.path(pidFile)))
 }
 
 func (s *service) answer(own string) error {
@@ -306,7 +317,7 @@ func talk(address, word string) (own string, err error) {
 // note appends one line in one write, so that lines of all services come in the
 // order of events.
 func (s *service) note(e entry) error {
-	e.Instance = s.Instance
+	e.At, e.Instance = time.Now(), s.Instance
 	line, err := json.Marshal(e)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 
 	"kido/internal/gate"
 	"kido/internal/remote/sshdtest"
+	"kido/internal/verify"
 )
 
 // patience is how long anything may take that is waited for. Only a test that
@@ -76,6 +77,12 @@ type site struct {
 	file  string // site.yaml
 	state string // journals, of kido runs that name no other
 	me    string
+
+	states []string // all folders of journals
+	unseen bool     // some journals are where this process cannot read them
+	ends   []verify.Fact
+
+	contradicted bool // the test has done what no invariant outlives
 }
 
 type host struct {
@@ -140,6 +147,11 @@ func newSite(t testing.TB, l layout) *site {
 		h.line = s.gateLine(t, h)
 		h.sshd.SetKeys(h.line)
 	}
+	t.Cleanup(func() {
+		if !t.Failed() && !s.contradicted {
+			s.verify(t)
+		}
+	})
 	return s
 }
 
@@ -379,8 +391,14 @@ func (o output) String() string {
 // command is kido with the site's own file and state; args may name others.
 func (s *site) command(ctx context.Context, args ...string) *exec.Cmd {
 	full := append([]string{"--site", s.file, "--here", "none"}, args...)
-	if !slices.Contains(args, "--state") {
+	state := s.state
+	if n := slices.Index(args, "--state"); n >= 0 {
+		state = args[n+1]
+	} else {
 		full = append([]string{"--state", s.state}, full...)
+	}
+	if !slices.Contains(s.states, state) {
+		s.states = append(s.states, state)
 	}
 	cmd := exec.CommandContext(ctx, kidoProgram(), full...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "LC_ALL=C.UTF-8"}
@@ -500,11 +518,24 @@ func (s *site) allFresh(t testing.TB) {
 		}
 	}
 	s.records(t)
+	s.end(verify.Fact{What: verify.Rested})
 }
 
-// records checks the state files.
+// end adds to what is known of the end.
+func (s *site) end(f verify.Fact) {
+	f.At, f.File, f.Line = time.Now(), "the test", len(s.ends)+1
+	s.ends = append(s.ends, f)
+}
+
+// records checks the state files, and keeps what is in them.
 func (s *site) records(t testing.TB) {
 	t.Helper()
+	life := map[string]string{}
+	for _, e := range s.history(t) {
+		if e.What == started {
+			life[e.Instance] = e.Own
+		}
+	}
 	for _, u := range s.units {
 		for _, on := range u.on {
 			if u.plain {
@@ -514,9 +545,17 @@ func (s *site) records(t testing.TB) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := gate.ParseRecord(text, u.name+"@"+on); err != nil {
-				t.Errorf("the record of %s@%s: %v\n%s", u.name, on, err, text)
+			name := u.name + "@" + on
+			r, err := gate.ParseRecord(text, name)
+			if err != nil {
+				t.Errorf("the record of %s: %v\n%s", name, err, text)
+				continue
 			}
+			basis := r.Basis
+			if in := r.Intent; in != nil && in.Own != life[name] {
+				basis = in.New // it has happened, and the next request writes that down
+			}
+			s.end(verify.Fact{What: verify.Recorded, Instance: name, Basis: basis, Wanted: r.Wanted})
 		}
 	}
 }
@@ -628,7 +667,9 @@ func (s *site) up(t testing.TB) int {
 // byHand does what an administrator does at a host, or its init.
 func (s *site) byHand(t testing.TB, instance, verb string) {
 	t.Helper()
-	out, err := exec.Command(self(t), argService, verb, s.folder(t, instance)).CombinedOutput()
+	cmd := exec.Command(self(t), argService, verb, s.folder(t, instance))
+	cmd.Env = append(os.Environ(), bySomeone+"=yes")
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", verb, instance, err, out)
 	}

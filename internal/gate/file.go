@@ -93,9 +93,11 @@ func (f *file) save(text []byte, aside bool) error {
 		if err := f.dir.Remove(put); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		failpoint.Hit("gate.save.cleared")
 		if err := f.dir.Link(f.name, put); err != nil {
 			return err
 		}
+		failpoint.Hit("gate.save.aside")
 	}
 	if err := f.dir.Rename(temporary, f.name); err != nil {
 		return err

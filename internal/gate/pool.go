@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"kido/internal/failpoint"
 	"kido/internal/rule"
 	"kido/internal/wire"
 )
@@ -35,8 +36,8 @@ func (p Pool) Step(q wire.Request) (next Pool, r wire.Reply) {
 	case wire.VerbTake:
 		slot := wire.Slot{Member: q.Member, Run: q.Run, Generation: q.Generation}
 		switch {
-		case q.Run == "" || q.Member == "" || q.Most == 0:
-			return p, wire.Reply{Code: wire.CodeInvalid, Word: "a slot is for a member and a run, of so many"}
+		case q.Run == "" || q.Most == 0 || !strings.HasPrefix(q.Member, p.Service+"@"):
+			return p, wire.Reply{Code: wire.CodeInvalid, Word: "a slot is for a member of the pool and a run, of so many"}
 		case mine >= 0 && p.Slots[mine] == slot:
 			return p, wire.Reply{Code: wire.CodeAlready}
 		case mine >= 0:
@@ -45,6 +46,9 @@ func (p Pool) Step(q wire.Request) (next Pool, r wire.Reply) {
 			return p, wire.Reply{Code: wire.CodeBusy, Word: fmt.Sprintf("%d of %s may be down at once, and are", q.Most, p.Service), Slots: p.Slots}
 		default:
 			next.Slots = append(next.Slots, slot)
+			if len(next.Format()) > maxFile {
+				return p, wire.Reply{Code: wire.CodeBusy, Word: "no more slots fit into its file", Slots: p.Slots[:1]}
+			}
 		}
 	case wire.VerbGive:
 		if mine < 0 || p.Slots[mine].Generation != q.Generation {
@@ -134,9 +138,11 @@ func (g *Gate) keep(ctx context.Context, s *PolicyService, q wire.Request) wire.
 		reply = wire.Reply{Code: wire.CodeDone}
 	}
 	if aside || !slices.Equal(next.Slots, pool.Slots) {
+		failpoint.Hit("gate.before.pool")
 		if err := f.save(next.Format(), aside); err != nil {
 			return wire.Reply{Code: wire.CodeError, Word: "cannot write its pool: " + err.Error()}
 		}
 	}
+	failpoint.Hit("gate.after.pool")
 	return reply
 }

@@ -185,6 +185,11 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 			return m.reply(wire.CodeError, "cannot tell its state: "+ev.Look.Err)
 		case m.at == reading:
 			return m.read(ev.Waiting)
+		case m.at == rereading && m.first != "" && !m.look.up():
+			// The record is of the moment when it was up, and would be told with a
+			// state that somebody is about to change it from.
+			m.look = Look{}
+			return m.reply(wire.CodeBusy, "it went down while it was looked at")
 		case m.at == rereading:
 			return m.answerStatus()
 		case m.at == settling:
@@ -365,7 +370,7 @@ func (m Machine) recover() (Machine, Effect) {
 	}
 	again := *in
 	again.Do = initsys.Start
-	if m.q.Verb == wire.VerbEnsure && m.rec.Basis.Equal(m.q.Expect) {
+	if m.q.Verb == wire.VerbEnsure && m.rec.Basis.Equal(m.q.Expect) || m.q.Verb != wire.VerbEnsure && m.q.Generation == m.loadedAt {
 		again.New = m.q.New // read ready just now: one start serves the old debt and the new
 	}
 	return m.attempt(attempt{intent: again, resume: true})
@@ -395,6 +400,9 @@ func (m Machine) decide() (Machine, Effect) {
 		return m.achieved("it was started anew since you looked")
 	case m.q.Generation != m.loadedAt && !m.acted && rule.Holds(rule.Generation):
 		return m.reply(wire.CodeStale, "its record has changed since you looked")
+	case m.q.Verb == wire.VerbReload && m.rec.Generation != m.loadedAt:
+		// An intent was concluded just now: the basis that the runner read is older.
+		return m.reply(wire.CodeStale, "what was under way when you looked has ended since")
 	case m.q.Verb == wire.VerbReload && !running:
 		return m.reply(wire.CodeFailed, "it is not running: there is nothing to reload")
 	}
@@ -420,6 +428,8 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 		return m.reply(wire.CodeStale, "its basis has changed since you looked")
 	case m.q.Generation != 0 && m.q.Generation != m.loadedAt && rule.Holds(rule.Fence):
 		return m.reply(wire.CodeStale, "its record has changed since you looked")
+	case m.q.Down && running && !m.acted && rule.Holds(rule.Slot):
+		return m.reply(wire.CodeStale, "it was started since you looked")
 	case m.held():
 		return m.release()
 	case !running && m.onPurpose():

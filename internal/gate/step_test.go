@@ -581,3 +581,75 @@ func TestBudget(t *testing.T) {
 		t.Errorf("when all is calm: %s (%s)", r.Code, r.Word)
 	}
 }
+
+// A runner that saw it down has no slot for a restart: what somebody else has
+// started since is stale to it.
+func TestStartOnly(t *testing.T) {
+	w := upSince(vector("a"))
+	q := ensure(vector("a"), vector("b"))
+	q.Down = true
+	if r, _ := w.request(q, -1); r.Code != wire.CodeStale || w.life != 1 {
+		t.Errorf("up by now: %s, life %d", r.Code, w.life)
+	}
+	w.state = wire.StateFailed
+	if r, _ := w.request(q, -1); r.Code != wire.CodeDone || w.life != 2 {
+		t.Errorf("down as it was: %s (%s), life %d", r.Code, r.Word, w.life)
+	}
+}
+
+// A reload that finds what somebody else has just finished does not put the older
+// basis back that its runner read.
+func TestReloadKeepsANewerBasis(t *testing.T) {
+	var w *world
+	for crash := 0; w == nil || w.life == 1; crash++ { // a gate dies with the restart done, and not on record
+		w = upSince(vector("a"))
+		w.request(ensure(vector("a"), vector("b")), crash)
+	}
+	r := w.record(t)
+	if r.Intent == nil {
+		t.Fatalf("no intent is left: %+v", r)
+	}
+	q := wire.Request{Verb: wire.VerbReload, Service: "web", Generation: r.Generation, New: r.Basis}
+	if reply, _ := w.request(q, -1); reply.Code != wire.CodeStale {
+		t.Errorf("the reload: %s (%s)", reply.Code, reply.Word)
+	}
+	if s := w.status(t); !s.Basis.Equal(vector("b")) {
+		t.Errorf("its basis is %v", s.Basis)
+	}
+}
+
+// A restart that a person asks for, of what is owed its start, is one start against
+// what was read for it.
+func TestRestartOfWhatIsOwed(t *testing.T) {
+	w := upSince(vector("a"))
+	w.broken = true
+	w.request(ensure(vector("a"), vector("b")), -1)
+	w.broken = false
+	s := w.status(t)
+	q := wire.Request{Verb: wire.VerbRestart, Service: "web", Own: s.Token, Generation: s.Generation, New: vector("c")}
+	if r, _ := w.request(q, -1); r.Code != wire.CodeDone || w.life != 2 {
+		t.Fatalf("%s (%s), life %d", r.Code, r.Word, w.life)
+	}
+	if s := w.status(t); !s.Basis.Equal(vector("c")) {
+		t.Errorf("its basis is %v, and so it would be restarted once more", s.Basis)
+	}
+}
+
+// What goes down while it is probed is told as busy: its record and its state would
+// be of two moments, and it would look stopped on purpose.
+func TestStatusIsOfOneMoment(t *testing.T) {
+	w := upSince(vector("a"))
+	m, effect := NewMachine("web@web1", wire.Request{Verb: wire.VerbStatus, Service: "web"}).Step(Begin{})
+	for {
+		if a, ok := effect.(Answer); ok {
+			if a.Reply.Code != wire.CodeBusy || a.Reply.Status != nil {
+				t.Errorf("%s, %+v", a.Reply.Code, a.Reply.Status)
+			}
+			return
+		}
+		if _, ok := effect.(Ask); ok {
+			w.state = wire.StateDown
+		}
+		m, effect = m.Step(w.perform(effect))
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"kido/internal/failpoint"
 	"kido/internal/initsys"
 	"kido/internal/rule"
 	"kido/internal/wire"
@@ -180,8 +181,12 @@ func (h *holder) run(ctx context.Context, wait Wait) (bool, error) {
 		}
 		switch {
 		case v.Over && v.Leave:
-			return false, h.owe(ctx)
+			failpoint.Hit("gate.before.owe")
+			err := h.owe(ctx)
+			failpoint.Hit("gate.after.owe")
+			return false, err
 		case v.Over:
+			failpoint.Hit("gate.before.letgo")
 			return true, nil
 		}
 		select {

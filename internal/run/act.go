@@ -247,9 +247,9 @@ func (r *Run) end(s *step, phase Phase, word, hint string) {
 		r.giveSlot(s)
 	case phase == PhaseFailed:
 		p.failed++
-		if s.slot { // it may be down by our hand, so it keeps its slot
-			p.lost++
-		}
+	}
+	if s.slot { // it may be down by our hand, so it keeps its slot
+		p.lost++
 	}
 	s.phase, s.word, s.wake = phase, word, 0
 	ev := s.event()

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"kido/internal/plan"
 	"kido/internal/site"
 	"kido/internal/wire"
 )
@@ -166,7 +167,7 @@ func (r *Run) looked(c call, in Answered) {
 		o.word = fmt.Sprintf("%s is being seen to by run %s", c.slot.Member, c.slot.Run)
 	case st == nil || st.Instance != c.slot.Member:
 		o.word = fmt.Sprintf("%s may be down by the hand of run %s, and does not answer; `kido release %[1]s` frees its slot", c.slot.Member, c.slot.Run)
-	case st.Generation != c.slot.Generation && st.Ready && !st.Intent:
+	case st.Generation != c.slot.Generation && (st.Ready || plan.OnPurpose(st)) && !st.Intent:
 		// Nothing can pass with it any more, and what has is over.
 		for _, keeper := range r.site.Service(c.slot.service).Keepers() {
 			r.give(held{c.slot.service, keeper, c.slot.Slot})
@@ -185,6 +186,9 @@ func (r *Run) looked(c call, in Answered) {
 // seen by the next look.
 func (r *Run) fenced(c call, in Answered) {
 	if c.step < 0 {
+		if in.Reply.Code == wire.CodeUnknown {
+			r.chores[c.slot].word = fmt.Sprintf("%s may be down by the hand of run %s, and its record is unknown; `kido release %[1]s` frees its slot", c.slot.Member, c.slot.Run)
+		}
 		return
 	}
 	s := r.steps[c.step]

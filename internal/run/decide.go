@@ -34,6 +34,10 @@ func (s *step) unseen() (c choice, yes bool) {
 		return choice{end: PhaseRefused, word: word, hint: "grant it in the policy of " + s.Instance.Host}, true
 	case code == wire.CodeUnknown && s.Action == plan.ActRestart && s.self.obs.Status != nil:
 		return choice{}, false // it mends what is unknown, and needs nothing of the old record
+	case code == wire.CodeUnknown && s.Action == plan.ActHold:
+		// It cannot be stopped first, which must not keep its upstream from what was
+		// asked for: unknown itself, that could never be made known again.
+		return choice{end: PhaseWaived, word: "it is not stopped first: " + word}, true
 	case code == wire.CodeUnknown:
 		return choice{end: PhaseFailed, word: word, hint: fmt.Sprintf("`kido restart %s` makes it known again, by a restart", s.Name)}, true
 	case code == wire.CodeBusy:
@@ -146,7 +150,7 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 	if c, young := r.settling(need.Debts); young {
 		return c
 	}
-	request.Verb, request.Generation = wire.VerbEnsure, 0
+	request.Verb, request.Generation, request.Down = wire.VerbEnsure, 0, !s.running()
 	if b := s.svc.Budget; r.automatic() {
 		request.Budget, request.Within = uint64(b.Reactions), b.Within
 	}

@@ -375,8 +375,8 @@ func (r *Run) begin(s *step) bool {
 func (r *Run) behind(s *step) (string, bool) {
 	p := r.pools[s.Instance.Service]
 	// Those that are lost keep their slots, so there may be none to wait for.
-	// What this run has stopped comes back all the same.
-	if s.held {
+	// What this run has stopped comes back all the same; who waits for a slot runs.
+	if s.held && s.phase != PhaseSlot {
 		return "", false
 	}
 	if p.failed >= s.svc.MaxFailures || s.phase == PhaseSlot && p.lost >= s.svc.MaxUnavailable {

@@ -35,6 +35,7 @@ func (q Request) Format() []byte {
 	w.text("own", q.Own)
 	w.number("generation", q.Generation)
 	w.flag("hold", q.Hold)
+	w.flag("down", q.Down)
 	w.text("member", q.Member)
 	w.number("most", q.Most)
 	w.number("budget", q.Budget)
@@ -73,6 +74,8 @@ func ParseRequest(text []byte) (Request, error) {
 			return number(args, &q.Generation)
 		case "hold":
 			return flag(args, &q.Hold)
+		case "down":
+			return flag(args, &q.Down)
 		case "member":
 			return word(args, &q.Member)
 		case "most":

@@ -138,6 +138,10 @@ type Request struct {
 	// ENSURE starts the instance again instead of leaving it alone.
 	Hold bool
 
+	// Down says that the runner saw the instance down, and has no slot for a restart:
+	// where it is up by now the ENSURE is stale.
+	Down bool
+
 	// Member is the instance of the pool that a slot is for (VerbTake, VerbGive,
 	// VerbRelease).
 	Member string

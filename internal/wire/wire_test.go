@@ -2,8 +2,10 @@ package wire
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -115,34 +117,26 @@ func FuzzLine(f *testing.F) {
 // A message of the greatest length costs what its length says: nothing in it is
 // copied again and again.
 func TestCost(t *testing.T) {
-	for what, parse := range map[string]func(lines string) (int, error){
-		"request": func(lines string) (int, error) {
-			text := []byte("kido/1 request ensure web\n" + lines + "end\n")
-			_, err := ParseRequest(text)
-			return len(text), err
-		},
-		"reply": func(lines string) (int, error) {
-			text := []byte("kido/1 reply ok\nstatus web@h up\n" + strings.ReplaceAll(lines, "new", "basis") + "end\n")
-			_, err := ParseReply(text)
-			return len(text), err
-		},
-	} {
-		var lines strings.Builder
-		for n := 0; lines.Len() < MaxRequest*2/3; n++ {
-			fmt.Fprintf(&lines, "new %04x 1\n", n)
-		}
-		length := 0
-		cost := testing.Benchmark(func(b *testing.B) {
-			var err error
-			for b.Loop() {
-				if length, err = parse(lines.String()); err != nil {
-					b.Fatal(err)
-				}
-			}
-		}).AllocedBytesPerOp()
-		if cost > 40*int64(length) {
-			t.Errorf("to read a %s of %d bytes takes %d bytes of memory", what, length, cost)
-		}
+	var lines strings.Builder
+	for n := 0; lines.Len() < MaxRequest*2/3; n++ {
+		fmt.Fprintf(&lines, "new %04x 1\n", n)
+	}
+	request := []byte("kido/1 request ensure web\n" + lines.String() + "end\n")
+	reply := []byte("kido/1 reply ok\nstatus web@h up\n" + strings.ReplaceAll(lines.String(), "new", "basis") + "end\n")
+	var before, between, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, requestErr := ParseRequest(request)
+	runtime.ReadMemStats(&between)
+	_, replyErr := ParseReply(reply)
+	runtime.ReadMemStats(&after)
+	if err := errors.Join(requestErr, replyErr); err != nil {
+		t.Fatal(err)
+	}
+	if cost := between.TotalAlloc - before.TotalAlloc; cost > 40*uint64(len(request)) {
+		t.Errorf("to read a request of %d bytes takes %d bytes of memory", len(request), cost)
+	}
+	if cost := after.TotalAlloc - between.TotalAlloc; cost > 40*uint64(len(reply)) {
+		t.Errorf("to read a reply of %d bytes takes %d bytes of memory", len(reply), cost)
 	}
 }
 
