@@ -32,6 +32,7 @@ type Pool struct {
 func (p Pool) Step(q wire.Request) (next Pool, r wire.Reply) {
 	next = Pool{p.Service, slices.Clone(p.Slots)}
 	mine := slices.IndexFunc(p.Slots, func(s wire.Slot) bool { return s.Member == q.Member && s.Run == q.Run })
+	older := slices.IndexFunc(p.Slots, func(s wire.Slot) bool { return s.Member == q.Member && s.Generation < q.Generation })
 	switch q.Verb {
 	case wire.VerbTake:
 		slot := wire.Slot{Member: q.Member, Run: q.Run, Generation: q.Generation}
@@ -42,6 +43,10 @@ func (p Pool) Step(q wire.Request) (next Pool, r wire.Reply) {
 			return p, wire.Reply{Code: wire.CodeAlready}
 		case mine >= 0:
 			next.Slots[mine] = slot
+		case older >= 0:
+			// Another run's, for the same member: nothing can pass with it any more, and
+			// the member is down or not whoever has the slot.
+			next.Slots[older] = slot
 		case uint64(len(p.Slots)) >= q.Most && rule.Holds(rule.Slot):
 			return p, wire.Reply{Code: wire.CodeBusy, Word: fmt.Sprintf("%d of %s may be down at once, and are", q.Most, p.Service), Slots: p.Slots}
 		default:

@@ -26,6 +26,9 @@ func TestPool(t *testing.T) {
 		// could be the first one's.
 		{slot(wire.VerbTake, "web@web1", "b", 7), wire.CodeBusy, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}}},
 		{slot(wire.VerbTake, "web@web2", "b", 3), wire.CodeBusy, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}}},
+		// But not behind what cannot be used any more.
+		{slot(wire.VerbTake, "web@web1", "b", 8), wire.CodeDone, []wire.Slot{{Member: "web@web1", Run: "b", Generation: 8}}},
+		{slot(wire.VerbTake, "web@web1", "a", 7), wire.CodeBusy, []wire.Slot{{Member: "web@web1", Run: "b", Generation: 8}}},
 		{slot(wire.VerbTake, "web@web1", "a", 9), wire.CodeDone, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 9}}},
 		{slot(wire.VerbGive, "web@web1", "a", 7), wire.CodeAlready, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 9}}},
 		{slot(wire.VerbGive, "web@web1", "b", 9), wire.CodeAlready, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 9}}},

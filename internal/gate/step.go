@@ -39,6 +39,7 @@ type phase int
 
 const (
 	reading    phase = iota // STATUS: the look under the lock
+	concluding              // STATUS: storing what became of an intent
 	rereading               // STATUS: the look after the probes
 	idling                  // waiting for init before anything is decided
 	recovering              // storing what became of an intent
@@ -283,17 +284,16 @@ func (m Machine) unreadable() string {
 	return fmt.Sprintf("its state file cannot be believed (%s): what it was started against is unknown; `kido restart %s` makes it known again", m.torn, m.rec.Instance)
 }
 
-// read is the look under the lock: token, basis and intent belong together. An
-// intent whose outcome can be told is told, without a write: whoever reads the
-// status sees what the next request would find.
+// read is the look under the lock: token, basis and intent belong together. What
+// became of an intent is put on record, for later it could not be told any more:
+// an instance that somebody then stops by hand would be taken for one that is owed
+// its start.
 func (m Machine) read(working bool) (Machine, Effect) {
-	if !working && m.look.State != wire.StateBusy {
-		if r, ok := m.concluded(); ok {
-			m.rec = r
-		}
-	}
 	if m.look.up() {
 		m.first = m.look.Token
+	}
+	if r, ok := m.concluded(); ok && !working && m.look.State != wire.StateBusy {
+		return m.store(concluding, r)
 	}
 	return m, Unlock{} // probes take their time, and must hold up nobody
 }
@@ -370,8 +370,10 @@ func (m Machine) recover() (Machine, Effect) {
 	}
 	again := *in
 	again.Do = initsys.Start
-	if m.q.Verb == wire.VerbEnsure && m.rec.Basis.Equal(m.q.Expect) || m.q.Verb != wire.VerbEnsure && m.q.Generation == m.loadedAt {
-		again.New = m.q.New // read ready just now: one start serves the old debt and the new
+	if m.q.Generation == m.loadedAt {
+		// Its runner has read it since the intent was written, and the upstreams after
+		// that: one start serves the old debt and the new.
+		again.New = m.q.New
 	}
 	return m.attempt(attempt{intent: again, resume: true})
 }
@@ -426,7 +428,7 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 		return m.achieved("its basis is current")
 	case !m.rec.Basis.Equal(m.q.Expect) && rule.Holds(rule.CompareAndSet):
 		return m.reply(wire.CodeStale, "its basis has changed since you looked")
-	case m.q.Generation != 0 && m.q.Generation != m.loadedAt && rule.Holds(rule.Fence):
+	case m.q.Generation != 0 && m.q.Generation != m.loadedAt && rule.Holds(rule.CompareAndSet):
 		return m.reply(wire.CodeStale, "its record has changed since you looked")
 	case m.q.Down && running && !m.acted && rule.Holds(rule.Slot):
 		return m.reply(wire.CodeStale, "it was started since you looked")
@@ -646,6 +648,13 @@ func (m Machine) note(r Record, code wire.Code, word string) (Machine, Effect) {
 }
 
 func (m Machine) stored(ev Stored) (Machine, Effect) {
+	if m.at == concluding {
+		if ev.Err != "" { // it is told all the same: whoever comes next finds the same
+			m.next.Generation = m.rec.Generation
+		}
+		m.rec = m.next
+		return m, Unlock{}
+	}
 	if ev.Err != "" {
 		code := wire.CodeError // nothing was changed yet
 		if m.try.intent.Do != "" && m.at != intending && m.at != releasing {

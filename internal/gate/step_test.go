@@ -487,9 +487,28 @@ func TestOneStartForTwoDebts(t *testing.T) {
 	w.broken = true
 	w.request(ensure(vector("a"), vector("b")), -1)
 	w.broken = false
-	r, _ := w.request(ensure(vector("a"), vector("c")), -1)
+	late, q := ensure(vector("a"), vector("b")), ensure(vector("a"), vector("c"))
+	late.Generation, q.Generation = 3, w.status(t).Generation
+	r, _ := w.request(q, -1)
 	if s := w.status(t); r.Code != wire.CodeDone || !s.Basis.Equal(vector("c")) || w.life != 2 {
 		t.Errorf("replied %s (%s), basis %v, life %d; want done, c, 2", r.Code, r.Word, s.Basis, w.life)
+	}
+	if r, _ := w.request(late, -1); r.Code != wire.CodeStale {
+		t.Errorf("one that comes late: %s (%s)", r.Code, r.Word)
+	}
+}
+
+// One that was read before the intent was written has the older news of the two.
+func TestLateNewsDoesNotReplaceAnIntent(t *testing.T) {
+	w := upSince(vector("a"))
+	w.broken = true
+	w.request(ensure(vector("a"), vector("c")), -1)
+	w.broken = false
+	late := ensure(vector("a"), vector("b"))
+	late.Generation = 3
+	w.request(late, -1)
+	if s := w.status(t); !s.Basis.Equal(vector("c")) || w.life != 2 {
+		t.Errorf("basis %v, life %d; want c, 2", s.Basis, w.life)
 	}
 }
 
@@ -651,5 +670,33 @@ func TestStatusIsOfOneMoment(t *testing.T) {
 			w.state = wire.StateDown
 		}
 		m, effect = m.Step(w.perform(effect))
+	}
+}
+
+// What a STATUS found out is on record: stopped by hand after that, the instance is
+// not taken for one that is owed its start.
+func TestStatusPutsOnRecord(t *testing.T) {
+	var w *world
+	for crash := 0; w == nil || w.life == 1; crash++ {
+		w = upSince(vector("a"))
+		w.request(ensure(vector("a"), vector("b")), crash)
+	}
+	w.status(t)
+	w.state = wire.StateDown
+	if r, _ := w.request(ensure(vector("b"), vector("c")), -1); r.Code != wire.CodeWaived || w.life != 2 {
+		t.Errorf("%s (%s), life %d", r.Code, r.Word, w.life)
+	}
+}
+
+// A full disk keeps nobody from looking.
+func TestStatusOnAFullDisk(t *testing.T) {
+	w := upSince(vector("a"))
+	w.broken = true
+	w.request(ensure(vector("a"), vector("b")), -1)
+	w.letGo()
+	w.broken, w.fullDisk = false, true
+	w.letGo()
+	if s := w.status(t); s.State != wire.StateUp || s.Intent || !s.Basis.Equal(vector("b")) || w.record(t).Intent == nil {
+		t.Errorf("%+v", s)
 	}
 }

@@ -124,7 +124,9 @@ func TestHeldStartNeverComes(t *testing.T) {
 	if st := w.status(t); st.State != wire.StateDown || st.Wanted != wire.WantedUp || !st.Intent {
 		t.Errorf("then: %+v", st)
 	}
-	if r, _ := w.request(ensure(vector("a"), vector("c")), -1); r.Code != wire.CodeDone || w.life != 2 || !w.record(t).Basis.Equal(vector("c")) {
+	q := ensure(vector("a"), vector("c"))
+	q.Generation = w.status(t).Generation
+	if r, _ := w.request(q, -1); r.Code != wire.CodeDone || w.life != 2 || !w.record(t).Basis.Equal(vector("c")) {
 		t.Errorf("asked again: %s (%s), life %d, %+v", r.Code, r.Word, w.life, w.record(t))
 	}
 }

@@ -18,7 +18,7 @@ const (
 	DurableFirst    Rule = "durable-first"     // and on disk, not only written
 	CommitMoved     Rule = "commit-moved"      // an intent whose instance is in a new incarnation has happened
 	DownIsOwed      Rule = "down-is-owed"      // an intent whose instance is down has not: the start is owed
-	CompareAndSet   Rule = "compare-and-set"   // an ENSURE changes only the basis that its runner read
+	CompareAndSet   Rule = "compare-and-set"   // an ENSURE changes only the record that its runner read
 	SameIsAlready   Rule = "same-is-already"   // a basis that is the wanted one needs nothing
 	UnknownNotEmpty Rule = "unknown-not-empty" // a state file that cannot be believed is unknown, not empty
 	JudgeByInstance Rule = "judge-by-instance" // the instance says whether it worked, not init's exit status
@@ -28,7 +28,7 @@ const (
 	HoldOwesStart   Rule = "hold-owes-start"   // what a run has stopped is owed its start
 	HeldStart       Rule = "held-start"        // a start that init has begun serves the request; no other is made
 	Slot            Rule = "slot"              // a member of a pool is restarted only with a slot at the pool
-	Fence           Rule = "fence"             // and only from the generation of its record for which that was given
+	Fence           Rule = "fence"             // that slot is taken from another run only once nothing can pass with it
 	Budget          Rule = "budget"            // so many reactions in a time that nobody asked for in person, then a hold
 	TokenProbeToken Rule = "token-probe-token" // ready is said only of an incarnation that was the same before and after
 )

@@ -76,7 +76,7 @@ func (r *Run) reserve(s *step) bool {
 func (r *Run) replied(s *step, in Answered) {
 	s.answers = 0
 	s.phase = PhaseLooking
-	if !in.Unsent {
+	if code := in.Reply.Code; !in.Unsent && code != wire.CodeRefused && code != wire.CodeInvalid {
 		s.sent = true
 		if s.claim != nil && in.Reply.Code == "" {
 			s.claim.loose = true
@@ -243,7 +243,7 @@ func (r *Run) end(s *step, phase Phase, word, hint string) {
 		r.failures++
 	}
 	switch {
-	case phase.Well() || phase == PhaseRefused || !s.sent:
+	case phase.Well() || !s.sent:
 		r.giveSlot(s)
 	case phase == PhaseFailed:
 		p.failed++

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"kido/internal/plan"
+	"kido/internal/rule"
 	"kido/internal/site"
 	"kido/internal/wire"
 )
@@ -169,9 +170,9 @@ func (r *Run) looked(c call, in Answered) {
 		o.word = fmt.Sprintf("%s may be down by the hand of run %s, and does not answer; `kido release %[1]s` frees its slot", c.slot.Member, c.slot.Run)
 	case st.Generation != c.slot.Generation && (st.Ready || plan.OnPurpose(st)) && !st.Intent:
 		// Nothing can pass with it any more, and what has is over.
-		for _, keeper := range r.site.Service(c.slot.service).Keepers() {
-			r.give(held{c.slot.service, keeper, c.slot.Slot})
-		}
+		r.giveAll(c.slot)
+	case st.Generation == c.slot.Generation && r.now-o.since >= courtesy && !rule.Holds(rule.Fence):
+		r.giveAll(c.slot)
 	case st.Generation == c.slot.Generation && r.now-o.since >= courtesy:
 		host := st.Instance[len(c.slot.service)+1:]
 		r.call(call{kind: callFence, step: -1, slot: c.slot}, host, wire.Request{
@@ -205,6 +206,14 @@ func (r *Run) fenced(c call, in Answered) {
 		word = in.Reply.Word
 	}
 	r.retry(s, failure{word: word, hint: in.Hint, silent: in.Reply.Code == "", code: in.Reply.Code})
+}
+
+// giveAll frees a slot wherever it may be.
+func (r *Run) giveAll(h held) {
+	for _, keeper := range r.site.Service(h.service).Keepers() {
+		h.keeper = keeper
+		r.give(h)
+	}
 }
 
 // give frees a slot at a keeper.

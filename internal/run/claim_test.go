@@ -304,3 +304,24 @@ func TestSlotOfWhatIsUnknown(t *testing.T) {
 	w.fresh()
 	w.free()
 }
+
+// A key that is refused in the midst of it leaves the slot where it is: the instance
+// is down by this run's hand.
+func TestRefusedAmidst(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.restartByHand(instance("db@h4"))
+	r := announce(w, "r")
+	r.until(func() bool { return r.sends(wire.VerbEnsure) })
+	first := instance("web@" + r.pending[0].Host)
+	w.nodes[first].deaf = true
+	r.until(func() bool { return w.nodes[first].life == 2 })
+	w.mute = wire.CodeRefused
+	if o := r.finish(); o != run.OutcomeRefused {
+		w.fail("outcome %s", o)
+	}
+	for i, p := range w.pools {
+		if len(p.Slots) != 1 || p.Slots[0].Member != first.String() {
+			w.fail("%s keeps %+v", i, p.Slots)
+		}
+	}
+}

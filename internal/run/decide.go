@@ -150,7 +150,7 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 	if c, young := r.settling(need.Debts); young {
 		return c
 	}
-	request.Verb, request.Generation, request.Down = wire.VerbEnsure, 0, !s.running()
+	request.Verb, request.Down = wire.VerbEnsure, !s.running()
 	if b := s.svc.Budget; r.automatic() {
 		request.Budget, request.Within = uint64(b.Reactions), b.Within
 	}

@@ -218,13 +218,14 @@ func (w *world) save(g *gateProc, e gate.Save, durable bool) {
 	if e.Aside {
 		n.forgot = g.mail.q.Verb == wire.VerbRestart // only that may make it known again
 	}
+	before := n.disk.now.rec
 	n.disk.put(e.Record, durable)
 	w.stirred = true
 	g.intent = gate.Intent{}
 	if e.Record.Intent != nil {
 		g.intent = *e.Record.Intent
 	}
-	w.recorded(g, e.Record)
+	w.recorded(g, before, e.Record)
 	if w.telling {
 		w.say("    %s", recordWords(e.Record))
 	}

@@ -238,16 +238,17 @@ func (w *world) stoppedByHand(k int8) {
 
 // recorded is called when a gate has put a record on disk: what a verb of an
 // operator says of purpose.
-func (w *world) recorded(g *gateProc, r gate.Record) {
+func (w *world) recorded(g *gateProc, before, r gate.Record) {
 	n := &w.nodes[g.node]
-	switch g.mail.q.Verb {
-	case wire.VerbStop:
+	stopped := before.Intent != nil && before.Intent.Do == initsys.Stop && before.Intent.Wanted == wire.WantedDown
+	switch verb := g.mail.q.Verb; {
+	case verb == wire.VerbStop || stopped: // by whoever finds out that it happened
 		if r.Wanted == wire.WantedDown && r.Intent == nil && !n.up {
 			// A held start hides that it has failed, and the record says down.
 			n.purpose, n.downBy = n.failed == (r.Seen == wire.StateFailed), 0
 			n.unsaid = !n.purpose
 		}
-	case wire.VerbStart, wire.VerbRestart:
+	case verb == wire.VerbStart || verb == wire.VerbRestart:
 		n.purpose = false
 	}
 	if g.do == "" && r.Intent != nil && r.Intent.Do == initsys.Start {

@@ -130,9 +130,8 @@ type Request struct {
 	Own string
 	// Generation is the one that the runner read; start, stop, restart and
 	// reload are refused as stale where it has moved, so that a late or
-	// repeated request undoes nothing. So is an ENSURE that has one: it was
-	// given a slot for just that (0: it needs none). With VerbTake and VerbGive
-	// it is that of Member.
+	// repeated request undoes nothing. So is an ENSURE, but for 0: nothing was on
+	// record. With VerbTake and VerbGive it is that of Member.
 	Generation uint64
 	// Hold makes a stop part of a run that still owes the start: a later
 	// ENSURE starts the instance again instead of leaving it alone.
