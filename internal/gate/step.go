@@ -251,6 +251,9 @@ func (m Machine) loaded(ev Loaded) (Machine, Effect) {
 		return m.reply(wire.CodeError, "cannot read its state file: "+ev.Err)
 	}
 	m.rec.Generation = 0
+	if ev.Unreadable != "" && !rule.Holds(rule.UnknownNotEmpty) {
+		ev.Record, ev.Unreadable = Record{Instance: m.rec.Instance}, ""
+	}
 	if ev.Unreadable == "" {
 		m.rec = ev.Record
 	}
@@ -260,7 +263,7 @@ func (m Machine) loaded(ev Loaded) (Machine, Effect) {
 	case m.q.Verb == wire.VerbStatus:
 		m.at = reading
 		return m, See{Child: m.child()}
-	case m.aside && m.q.Verb != wire.VerbRestart && rule.Holds(rule.UnknownNotEmpty):
+	case m.aside && m.q.Verb != wire.VerbRestart:
 		// Unknown is not empty: an intent may have been on file, so nothing
 		// may be concluded. A restart that a person asks for needs nothing of
 		// the old state, and mends it.

@@ -36,7 +36,6 @@ const (
 // The rules of a runner.
 const (
 	SelfFirst     Rule = "self-first"      // the dependent's basis is read before its upstreams
-	RootDown      Rule = "root-down"       // its upstreams are read from the root down
 	ReadyFirst    Rule = "ready-first"     // an upstream must be ready
 	Barrier       Rule = "barrier"         // and current itself
 	Settle        Rule = "settle"          // and not have begun a moment ago

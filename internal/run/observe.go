@@ -2,7 +2,6 @@ package run
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"kido/internal/plan"
@@ -66,11 +65,7 @@ func (r *Run) questions(s *step) [][]question {
 	case plan.ActStop, plan.ActHold, plan.ActWait:
 		return levels
 	}
-	ancestors := r.topo.Ancestors(s.Instance)
-	if !rule.Holds(rule.RootDown) {
-		slices.Reverse(ancestors)
-	}
-	for _, level := range ancestors {
+	for _, level := range r.topo.Ancestors(s.Instance) {
 		var qs []question
 		for _, i := range level {
 			qs = append(qs, status(i))
@@ -218,6 +213,9 @@ func (r *Run) status(i site.Instance) plan.Observation {
 // it does not or was not asked.
 func (r *Run) seenFrom(s *step) func(site.Instance) string {
 	return func(u site.Instance) string {
+		if s.svc.Adapter.Kind == site.KindPlain {
+			return "" // nothing there can probe for it; what others asked may be old
+		}
 		a := r.reads[question{at: s.Instance.Host, instance: u, probe: true}]
 		switch {
 		case a == nil || a.answered == 0:
