@@ -2,6 +2,7 @@ package run_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -323,5 +324,92 @@ func TestRefusedAmidst(t *testing.T) {
 		if len(p.Slots) != 1 || p.Slots[0].Member != first.String() {
 			w.fail("%s keeps %+v", i, p.Slots)
 		}
+	}
+}
+
+// cutOff ends a runner by kill -9: what it has sent is nobody's to wait for. Then it
+// goes on with its journal.
+func (r *runner) cutOff() (sent []run.Call) {
+	sent, r.pending, r.acting = r.pending, nil, map[string]bool{}
+	r.run = run.New(r.id, r.w.topo, r.plan, r.opts)
+	if err := r.run.Replay(r.journal); err != nil {
+		r.w.fail("replay: %v", err)
+	}
+	r.step(run.Begin{})
+	return sent
+}
+
+// A run that was cut off knows which slot it has, and gives it back.
+func TestResumedRunGivesItsSlotBack(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.restartByHand(instance("db@h4"))
+	r := announce(w, "r")
+	r.until(func() bool { return r.sends(wire.VerbEnsure) })
+	for _, c := range r.cutOff() {
+		if _, err := w.serve(site.Instance{Service: c.Request.Service, Host: c.Host}, c.Request, -1); err != nil {
+			w.fail("%v", err)
+		}
+	}
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	w.fresh()
+	w.once()
+	w.free()
+}
+
+// It keeps the slot as long as a request may be on its way with it: whoever needs
+// it fences that first.
+func TestLooseSlotIsKept(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.restartByHand(instance("db@h4"))
+	r := announce(w, "r")
+	r.until(func() bool { return r.sends(wire.VerbEnsure) })
+	late := r.cutOff()[0]
+	first := instance("web@" + late.Host)
+	w.nodes[first].state = wire.StateDown // by hand, and nothing can be done about it
+	r.until(func() bool { return slices.ContainsFunc(r.pending, func(c run.Call) bool { return c.Request.Service == "web" }) })
+	w.nodes[instance("db@h4")].deaf = true
+	r.until(func() bool { return r.phases()[first.String()] == run.PhaseWaived })
+	for n := 0; n < 20; n++ {
+		r.turn(faults{})
+	}
+	for _, i := range []string{"web@h1", "web@h2", "web@h3"} {
+		if s := w.pools[instance(i)].Slots; len(s) != 1 || s[0].Member != first.String() {
+			w.fail("%s keeps %+v", i, s)
+		}
+	}
+	w.nodes[instance("db@h4")].deaf = false
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	if reply, _ := w.serve(first, late.Request, -1); reply.Code == wire.CodeDone {
+		w.fail("the late request: %s", reply.Code)
+	}
+}
+
+// Whenever a run with stop-first is cut off, what it has done is not done again.
+func TestStopFirstCutOff(t *testing.T) {
+	for turns := range 40 {
+		w := newWorld(t, 1, stopFirst)
+		r := w.runner("r", plan.Request{Verb: plan.Restart, Targets: []string{"db"}}, run.Options{})
+		for range turns {
+			r.turn(faults{})
+		}
+		if _, ended := r.run.Outcome(); ended {
+			break
+		}
+		for _, c := range r.cutOff() {
+			_, _ = w.serve(site.Instance{Service: c.Request.Service, Host: c.Host}, c.Request, -1)
+		}
+		if o := r.finish(); o != run.OutcomeDone {
+			w.fail("cut off after %d turns: outcome %s", turns, o)
+		}
+		for name, n := range w.nodes {
+			if n.life != 2 {
+				w.fail("cut off after %d turns: %s is in life %d", turns, name, n.life)
+			}
+		}
+		w.free()
 	}
 }
