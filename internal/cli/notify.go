@@ -17,13 +17,18 @@ const (
 	// notifyTime bounds one call of the site's notify program.
 	notifyTime = 30 * time.Second
 	// notices is how many may wait to be told; a run waits for none of them.
-	notices = 256
+	notices = 4096
+	// patientTries is the first attempt of which somebody is told; after that at
+	// doubling counts.
+	patientTries = 4
 )
 
-// notifier calls the site's notify program with what a person should hear of. It
-// holds up no run, and what is wrong with the program is a warning.
+// notifier calls the site's notify program with what a person should hear of, one
+// JSON object a line. It holds up no run, and what is wrong with the program is a
+// warning.
 type notifier struct {
 	site  string
+	held  map[string]bool // instances of whose hold it has told
 	argv  []string
 	queue chan []byte
 	done  chan struct{}
@@ -31,10 +36,19 @@ type notifier struct {
 }
 
 func newNotifier(s *site.Site, warn func(error)) *notifier {
-	n := &notifier{site: s.Name, argv: s.Notify, queue: make(chan []byte, notices), done: make(chan struct{}), warn: warn}
+	n := &notifier{site: s.Name, argv: s.Notify, held: map[string]bool{}, queue: make(chan []byte, notices), done: make(chan struct{}), warn: warn}
 	go func() {
 		defer close(n.done)
 		for text := range n.queue {
+			// All that waits goes into one call: a thousand hosts may fail at once.
+			for more := true; more; {
+				select {
+				case next, open := <-n.queue:
+					text, more = append(text, next...), open
+				default:
+					more = false
+				}
+			}
 			if err := n.call(text); err != nil {
 				n.warn(fmt.Errorf("notify: %s: %w", n.argv[0], err))
 			}
@@ -56,9 +70,17 @@ func (n *notifier) event(e run.Event) {
 	case n.argv == nil:
 		return
 	case e.Step != nil:
-		switch e.Step.Phase {
-		case run.PhaseOnHold, run.PhaseFailed, run.PhaseRefused:
+		s := e.Step
+		switch {
+		case s.Phase == run.PhaseOnHold && !n.held[s.Instance]:
+			n.held[s.Instance] = true
+		case s.Phase == run.PhaseFailed, s.Phase == run.PhaseRefused:
+		// Who keeps trying never fails: it is told when it has gone on for a while.
+		case s.Phase == run.PhaseRetry && s.Attempt >= patientTries && s.Attempt&(s.Attempt-1) == 0:
 		default:
+			if s.Phase.Well() {
+				delete(n.held, s.Instance)
+			}
 			return
 		}
 	case e.End != nil && e.End.Outcome != run.OutcomeDone && e.End.Outcome != run.OutcomeInterrupted:
@@ -82,7 +104,8 @@ func (n *notifier) call(text []byte) error {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, n.argv[0], n.argv[1:]...)
 	cmd.Stdin = bytes.NewReader(text)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for kido
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}                                 // Ctrl-C is for kido
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // and what it has started
 	cmd.WaitDelay = time.Second
 	return cmd.Run()
 }
@@ -93,5 +116,6 @@ func (n *notifier) close() {
 	select {
 	case <-n.done:
 	case <-time.After(notifyTime):
+		n.warn(fmt.Errorf("notify: %s is too slow: not all was told", n.argv[0]))
 	}
 }

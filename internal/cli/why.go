@@ -16,6 +16,7 @@ import (
 	"kido/internal/plan"
 	"kido/internal/report"
 	"kido/internal/site"
+	"kido/internal/wire"
 )
 
 // whyTime is how long `kido why` waits for a host: its journals have an answer
@@ -101,14 +102,14 @@ func (a *app) glimpse(ctx context.Context, topo *plan.Topology, chosen []site.In
 
 // lookAt is what was seen of one instance; seen is nil where nobody was asked.
 func lookAt(topo *plan.Topology, i site.Instance, seen plan.Observed) report.Look {
-	l := report.Look{Instance: i.String(), Asked: seen != nil, Self: seen[i], Ages: map[string]time.Duration{}}
+	l := report.Look{Instance: i.String(), Asked: seen != nil, Self: seen[i], Others: map[string]*wire.Status{}}
 	if l.Self.Status == nil {
 		return l
 	}
 	l.Need = topo.Need(i, func(u site.Instance) plan.Observation { return seen[u] }, nil)
 	for u, o := range seen {
-		if o.Status != nil && u != i {
-			l.Ages[u.String()] = o.Status.Age
+		if u != i {
+			l.Others[u.String()] = o.Status
 		}
 	}
 	return l

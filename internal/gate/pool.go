@@ -32,7 +32,6 @@ type Pool struct {
 func (p Pool) Step(q wire.Request) (next Pool, r wire.Reply) {
 	next = Pool{p.Service, slices.Clone(p.Slots)}
 	mine := slices.IndexFunc(p.Slots, func(s wire.Slot) bool { return s.Member == q.Member && s.Run == q.Run })
-	older := slices.IndexFunc(p.Slots, func(s wire.Slot) bool { return s.Member == q.Member && s.Generation < q.Generation })
 	switch q.Verb {
 	case wire.VerbTake:
 		slot := wire.Slot{Member: q.Member, Run: q.Run, Generation: q.Generation}
@@ -43,12 +42,8 @@ func (p Pool) Step(q wire.Request) (next Pool, r wire.Reply) {
 			return p, wire.Reply{Code: wire.CodeAlready}
 		case mine >= 0:
 			next.Slots[mine] = slot
-		case older >= 0:
-			// Another run's, for the same member: nothing can pass with it any more, and
-			// the member is down or not whoever has the slot.
-			next.Slots[older] = slot
-		case uint64(len(p.Slots)) >= q.Most && rule.Holds(rule.Slot):
-			return p, wire.Reply{Code: wire.CodeBusy, Word: fmt.Sprintf("%d of %s may be down at once, and are", q.Most, p.Service), Slots: p.Slots}
+		case p.others(q.Member) >= q.Most && rule.Holds(rule.Slot):
+			return p, wire.Reply{Code: wire.CodeBusy, Word: fmt.Sprintf("%d of %s may be down at once, and are", q.Most, p.Service), Slots: p.Slots[:min(len(p.Slots), maxTold)]}
 		default:
 			next.Slots = append(next.Slots, slot)
 			if len(next.Format()) > maxFile {
@@ -67,6 +62,22 @@ func (p Pool) Step(q wire.Request) (next Pool, r wire.Reply) {
 		}
 	}
 	return next, wire.Reply{Code: wire.CodeDone}
+}
+
+// maxTold is how many slots a reply names: who waits needs one of them to be free.
+const maxTold = 32
+
+// others counts the members but this one that have a slot. Its own, of another run,
+// is not in the way: an instance cannot be down twice, of two requests for it one is
+// stale, and to be restarted may be all that makes it ready.
+func (p Pool) others(member string) uint64 {
+	all := map[string]bool{}
+	for _, s := range p.Slots {
+		if s.Member != member {
+			all[s.Member] = true
+		}
+	}
+	return uint64(len(all))
 }
 
 // Format writes the one spelling of p, as [Record] does.
@@ -134,7 +145,7 @@ func (g *Gate) keep(ctx context.Context, s *PolicyService, q wire.Request) wire.
 		}
 		// Unknown is not empty: somebody may be down by a slot that was in it.
 		if q.Verb != wire.VerbRelease {
-			return wire.Reply{Code: wire.CodeUnknown, Word: fmt.Sprintf("the slots of its pool cannot be believed (%s): `kido release %s` begins anew", err, s.Name)}
+			return wire.Reply{Code: wire.CodeUnknown, Word: fmt.Sprintf("the slots of its pool cannot be believed (%s): `kido release --slot %s` begins anew", err, s.Name)}
 		}
 		pool, aside = Pool{Service: s.Name}, true
 	}

@@ -22,13 +22,12 @@ func TestPool(t *testing.T) {
 		{slot(wire.VerbTake, "web@web1", "", 7), wire.CodeInvalid, nil},
 		{slot(wire.VerbTake, "web@web1", "a", 7), wire.CodeDone, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}}},
 		{slot(wire.VerbTake, "web@web1", "a", 7), wire.CodeAlready, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}}},
-		// Another run has to wait, also for the same member: what it gave back
-		// could be the first one's.
-		{slot(wire.VerbTake, "web@web1", "b", 7), wire.CodeBusy, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}}},
+		// Another run may see to the same member: it cannot be down twice. Each gives
+		// back its own.
+		{slot(wire.VerbTake, "web@web1", "b", 8), wire.CodeDone, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}, {Member: "web@web1", Run: "b", Generation: 8}}},
+		{slot(wire.VerbTake, "web@web2", "c", 3), wire.CodeBusy, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}, {Member: "web@web1", Run: "b", Generation: 8}}},
+		{slot(wire.VerbGive, "web@web1", "b", 8), wire.CodeDone, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}}},
 		{slot(wire.VerbTake, "web@web2", "b", 3), wire.CodeBusy, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 7}}},
-		// But not behind what cannot be used any more.
-		{slot(wire.VerbTake, "web@web1", "b", 8), wire.CodeDone, []wire.Slot{{Member: "web@web1", Run: "b", Generation: 8}}},
-		{slot(wire.VerbTake, "web@web1", "a", 7), wire.CodeBusy, []wire.Slot{{Member: "web@web1", Run: "b", Generation: 8}}},
 		{slot(wire.VerbTake, "web@web1", "a", 9), wire.CodeDone, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 9}}},
 		{slot(wire.VerbGive, "web@web1", "a", 7), wire.CodeAlready, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 9}}},
 		{slot(wire.VerbGive, "web@web1", "b", 9), wire.CodeAlready, []wire.Slot{{Member: "web@web1", Run: "a", Generation: 9}}},

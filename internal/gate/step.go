@@ -227,7 +227,10 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 		r := m.rec
 		r.Intent = &m.try.intent
 		if m.q.Verb == wire.VerbEnsure && !m.try.resume {
-			r.Reactions, r.Hold = r.reacted(m.now), Moment{}
+			r.Hold = Moment{}
+			if m.q.Budget > 0 { // what a person asks for is not counted
+				r.Reactions = r.reacted(m.now)
+			}
 		}
 		return m.store(intending, r)
 	case Gone:
@@ -446,7 +449,7 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 		r := m.rec
 		r.Wanted, r.Seen, r.Basis = wire.WantedDown, m.look.State, m.q.New
 		return m.note(r, wire.CodeWaived, "it was stopped on purpose: its debt is waived, it will start fresh")
-	case m.spent():
+	case m.spent() && m.wanted() != wire.WantedHeld: // what a run has stopped is owed its start
 		return m.onHold()
 	case !running:
 		return m.attempt(m.toward(initsys.Start))

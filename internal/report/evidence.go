@@ -273,6 +273,10 @@ func (w *why) due(e *Evidence, f *fact) {
 // tell is the evidence for one fact.
 func (w *why) tell(f *fact) Evidence {
 	e := Evidence{Time: f.at, Run: f.id, Instance: f.Instance, Phase: f.Phase, Token: f.Token, part: f.part}
+	if f.onHold() {
+		e.What = because("put on hold", f.held())
+		return e
+	}
 	switch f.Phase {
 	case run.PhaseActing:
 		e.Follows = f.changes()
@@ -337,6 +341,9 @@ func (w *why) tell(f *fact) Evidence {
 		e.What = "refused: " + strings.TrimPrefix(f.Word, "refused: ")
 	case run.PhaseSkipped:
 		e.What = because("not begun", f.Word)
+		if up := w.before(f); up != nil {
+			e.What = fmt.Sprintf("not begun: %s is on hold", up.Instance)
+		}
 	case run.PhaseLeft:
 		e.What = because("not finished", f.Word)
 	default:

@@ -307,6 +307,18 @@ func (f *fact) unreached() bool {
 		(strings.HasPrefix(f.Word, host+" (") || strings.HasPrefix(f.Word, host+": "))
 }
 
+// endedOnHold begins the runner's word for a step of a run that does not wait
+// until a hold is over: there it ends as failed.
+const endedOnHold = "on hold: "
+
+// onHold reports whether its instance is on hold: its budget of reactions is spent.
+func (f *fact) onHold() bool {
+	return f.Phase == run.PhaseOnHold || f.Phase == run.PhaseFailed && strings.HasPrefix(f.Word, endedOnHold)
+}
+
+// held is the gate's or the runner's word for why it is on hold.
+func (f *fact) held() string { return strings.TrimPrefix(f.Word, endedOnHold) }
+
 // change is an upstream whose incarnation is not the one on record.
 type change struct {
 	Instance string `json:"instance"`

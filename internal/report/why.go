@@ -32,7 +32,7 @@ type Look struct {
 	Asked    bool // false: nobody was asked, and only the journals speak
 	Self     plan.Observation
 	Need     plan.Verdict
-	Ages     map[string]time.Duration // of its upstreams' incarnations, where known
+	Others   map[string]*wire.Status // of its upstreams, where known
 }
 
 // Answer is what a sentence comes to. The spelling is -o json's.
@@ -117,7 +117,7 @@ func (w *why) conclude() (Answer, string) {
 		e = w.episodes[n-1]
 	}
 	for _, judge := range []func(*episode) (Answer, string){
-		w.underWay, w.onPurpose, w.cutOff, w.unwell, w.owing, w.elsewhere, w.left, w.deed, w.needless,
+		w.underWay, w.unknown, w.onPurpose, w.onHold, w.cutOff, w.unwell, w.waiting, w.owing, w.elsewhere, w.left, w.deed, w.needless,
 	} {
 		if answer, text := judge(e); text != "" {
 			return answer, text
@@ -166,6 +166,14 @@ func (w *why) underWay(*episode) (Answer, string) {
 			text += ", next try" + w.at(*f.Next)
 		}
 		return AnswerUnderWay, text
+	case run.PhaseOnHold:
+		if s := w.status(); s == nil || s.OnHold > 0 {
+			break
+		}
+		if len(w.Need.Blocked) > 0 {
+			return AnswerUnderWay, w.not(e) + " yet: " + w.turn(e)
+		}
+		return AnswerUnderWay, fmt.Sprintf("%s yet: %s; run %s goes on within seconds%s", w.not(e), w.released(f), e.id, w.owes(w.owed()))
 	}
 	w.next = f.Hint
 	return AnswerUnderWay, w.not(e) + " yet: " + w.trouble(f)
@@ -220,10 +228,31 @@ func (w *why) upstream(p *part, name string, f *fact) string {
 		}
 		return fmt.Sprintf("%s in run %s", text, p.id)
 	}
-	if age := w.Ages[name]; age > 0 {
+	if age := w.age(name); age > 0 {
 		text += fmt.Sprintf(" (for %s)", elapsed(age))
 	}
 	return text
+}
+
+// age is that of an upstream's incarnation; 0 where unknown.
+func (w *why) age(name string) time.Duration {
+	if s := w.Others[name]; s != nil {
+		return s.Age
+	}
+	return 0
+}
+
+// unknown is for an instance whose gate does not believe its state file: whatever
+// is on record, nobody knows whether it still holds.
+func (w *why) unknown(*episode) (Answer, string) {
+	word, yes := strings.CutPrefix(w.Self.Err, string(wire.CodeUnknown)+": ")
+	if !yes {
+		return "", ""
+	}
+	w.pickLast()
+	w.next = fmt.Sprintf("kido restart %s makes it known again", w.Instance)
+	word, _, _ = strings.Cut(word, ": what it was started against") // no need to say it twice
+	return AnswerNot, because("is left alone, for what it was started against is unknown", word)
 }
 
 const nobodyStopped = "and no run on record stopped it: by hand, by its init, or never started; that counts as on purpose"
@@ -255,6 +284,61 @@ func (w *why) onPurpose(e *episode) (Answer, string) {
 		return AnswerDone, "was stopped on purpose" + w.at(stop.when()) + w.because(stop)
 	}
 	return AnswerElsewhere, "is down, " + nobodyStopped
+}
+
+// onHold is for an instance of which a run said that it is on hold and which is
+// not any more, or the other way about: no run on record has put it there.
+func (w *why) onHold(e *episode) (Answer, string) {
+	s := w.status()
+	if s == nil || w.fine() {
+		return "", ""
+	}
+	var put *fact
+	if e != nil && len(e.steps) > 0 {
+		put = e.last()
+	}
+	switch on := put != nil && put.onHold(); {
+	case s.OnHold > 0 && !on && len(w.Need.Debts) > 0:
+		w.pickLast()
+		w.next = "calm its upstreams, then: kido release " + w.Instance
+		return AnswerNot, w.fallen() + "was not restarted: " + w.holds() + w.owes(w.owed())
+	case s.OnHold == 0 && on:
+		w.pick(e)
+		if answer, text := w.waiting(e); text != "" {
+			return answer, text
+		}
+		w.goOn(e)
+		if len(w.Need.Debts) > 0 {
+			w.next = "kido announce " + w.Need.Debts[0].Upstream
+		}
+		return AnswerNot, w.fallen() + w.not(e) + ": " + w.released(put) + w.owes(w.owed())
+	}
+	return "", ""
+}
+
+// holds says that it is on hold, and for how long yet.
+func (w *why) holds() string {
+	return fmt.Sprintf("it is on hold for %s yet, as it reacted too often", elapsed(w.status().OnHold))
+}
+
+// released says that what a run said of a hold is over.
+func (w *why) released(put *fact) string {
+	return fmt.Sprintf("it was put on hold%s, and nothing holds it any more", w.at(put.at))
+}
+
+// fallen says that it is down, before what else there is to say; "" where it is
+// not, or nobody knows.
+func (w *why) fallen() string {
+	switch s := w.status(); {
+	case s == nil:
+	case s.State == wire.StateFailed && s.Word != "":
+		return fmt.Sprintf("has failed (%s), and ", s.Word)
+	case s.State == wire.StateFailed:
+		return "has failed, and "
+	case s.State == wire.StateDown:
+		return "is down, and "
+	}
+	return ""
 }
 
 // cutOff is for the instances of a run that did not come to its end.
@@ -291,6 +375,9 @@ func (w *why) unwell(e *episode) (Answer, string) {
 	if f.Hint != "" && !(f.unreached() && w.status() != nil) { // that is over
 		w.next += "; first: " + f.Hint
 	}
+	if up := w.before(f); up != nil && up.Hint != "" && !w.calm(up.Instance) {
+		w.next += "; first: " + up.Hint
+	}
 	if a := e.act(w.r); a != nil && a.done() {
 		return AnswerNot, w.did(a) + "; but then: " + w.trouble(f)
 	}
@@ -313,6 +400,16 @@ func (w *why) trouble(f *fact) string {
 				text = fmt.Sprintf("%s; then run %s was interrupted", g.Word, f.id)
 			}
 		}
+	case f.onHold():
+		text = because("it was put on hold", f.held())
+		if s := w.status(); s != nil && s.OnHold > 0 {
+			text = w.holds()
+		}
+	case w.before(f) != nil:
+		text = "behind " + w.before(f).Instance + ", which is on hold"
+		if w.calm(w.before(f).Instance) {
+			text = "behind " + w.before(f).Instance + ", which was on hold then"
+		}
 	case f.Phase == run.PhaseSkipped:
 		// "oracle@db1 failed"; anything else is a reason of its own.
 		if name, rest, _ := strings.Cut(f.Word, " "); strings.Contains(name, "@") && !strings.Contains(rest, " and ") {
@@ -329,6 +426,27 @@ func (w *why) trouble(f *fact) string {
 		text = "run " + f.id + " does not say why"
 	}
 	return text + w.owes(f.Owes)
+}
+
+// before finds the fact that an upstream is on hold, where that is why the step
+// of f was not begun. To the runner such an upstream has failed.
+func (w *why) before(f *fact) *fact {
+	name, failed := strings.CutSuffix(f.Word, " failed")
+	if f.Phase != run.PhaseSkipped || !failed {
+		return nil
+	}
+	for _, up := range slices.Backward(f.part.facts) {
+		if up.Instance == name && up.onHold() {
+			return up
+		}
+	}
+	return nil
+}
+
+// calm reports whether an upstream is seen not to be on hold.
+func (w *why) calm(name string) bool {
+	s := w.Others[name]
+	return s != nil && s.OnHold == 0
 }
 
 // owes says what is owed, after something else.
@@ -355,8 +473,8 @@ func (w *why) goOn(e *episode) {
 	}
 }
 
-// owing is for an instance that owes something of which no run has taken care.
-func (w *why) owing(e *episode) (Answer, string) {
+// waiting is for an instance with an upstream that is not ready.
+func (w *why) waiting(*episode) (Answer, string) {
 	if w.status() == nil {
 		return "", ""
 	}
@@ -364,9 +482,14 @@ func (w *why) owing(e *episode) (Answer, string) {
 		if b.Why != "stopped on purpose" && b.Upstream != w.Instance {
 			w.pickLast()
 			w.next = "kido why " + b.Upstream
-			return AnswerNot, "was not restarted: " + w.upstream(nil, b.Upstream, nil)
+			return AnswerNot, w.fallen() + "was not restarted: " + w.upstream(nil, b.Upstream, nil)
 		}
 	}
+	return "", ""
+}
+
+// owing is for an instance that owes something of which no run has taken care.
+func (w *why) owing(e *episode) (Answer, string) {
 	if len(w.Need.Debts) == 0 {
 		return "", ""
 	}
@@ -376,23 +499,23 @@ func (w *why) owing(e *episode) (Answer, string) {
 	a := w.r.cause(d.Upstream, d.Has)
 	switch {
 	case d.Had == "":
-		return AnswerNot, fmt.Sprintf("was not restarted yet: kido has no record of which %s it was started against%s", d.Upstream, w.owes(w.owed()))
+		return AnswerNot, w.fallen() + fmt.Sprintf("was not restarted yet: kido has no record of which %s it was started against%s", d.Upstream, w.owes(w.owed()))
 	case a != nil:
 		w.pickAct(a)
 		if e != nil && e.part == a.part && e.note != "" {
-			return AnswerNot, fmt.Sprintf("was not restarted: run %s (%s by %s) left it alone%s", a.id, a.command(), a.by, w.owes(w.owed()))
+			return AnswerNot, w.fallen() + fmt.Sprintf("was not restarted: run %s (%s by %s) left it alone%s", a.id, a.command(), a.by, w.owes(w.owed()))
 		}
-		return AnswerNot, fmt.Sprintf("was not restarted: %s was %s%s by run %s, and no run on record came to this since%s",
+		return AnswerNot, w.fallen() + fmt.Sprintf("was not restarted: %s was %s%s by run %s, and no run on record came to this since%s",
 			d.Upstream, past(a.deed()), w.at(a.when()), a.id, w.owes(w.owed()))
 	}
 	w.strange(d.Upstream, d.Had, d.Has)
-	return AnswerNot, fmt.Sprintf("was not restarted: no run on record has dealt with the new incarnation of %s%s%s",
+	return AnswerNot, w.fallen() + fmt.Sprintf("was not restarted: no run on record has dealt with the new incarnation of %s%s%s",
 		d.Upstream, w.sinceAbout(d.Upstream, d.Has), w.owes(w.owed()))
 }
 
 // sinceAbout is when an incarnation of an upstream began.
 func (w *why) sinceAbout(instance, token string) string {
-	if age := w.Ages[instance]; age > 0 {
+	if age := w.age(instance); age > 0 {
 		return ", of about " + w.clock(w.q.Now.Add(-age))
 	}
 	if f := w.r.sighting(instance, token); f != nil && f.id != "" {
@@ -661,6 +784,9 @@ func (w *why) present() string {
 		text += ", fresh"
 	case w.Need.Own != "" && s.State == wire.StateUp:
 		text += ", " + w.Need.Own
+	}
+	if s.OnHold > 0 {
+		text += fmt.Sprintf(", on hold for %s yet", elapsed(s.OnHold))
 	}
 	if behind := slices.Concat(w.Need.Blocked, w.Need.Passed); len(behind) > 0 {
 		text += "; waits for "

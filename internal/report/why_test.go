@@ -135,6 +135,36 @@ func owing(had, has string) plan.Verdict {
 	return plan.Verdict{Reaction: wire.ReactRestart, Debts: []plan.Debt{{Upstream: "oracle@db1", Had: had, Has: has}}}
 }
 
+// held is the journal of a run that puts web@web1 on hold, with app@app1 behind it.
+func held(events ...run.Event) History {
+	return journalOf("aaaaa", "03:12:00", "announce oracle", []string{"wait oracle@db1", "ensure web@web1 < 0", "ensure app@app1 < 1"}, events...)
+}
+
+func (l Look) beside(other string, s *wire.Status) Look {
+	l.Others = map[string]*wire.Status{other: s}
+	return l
+}
+
+// How it stands now is told with the time that is left of a hold.
+func TestWhyPresentOnHold(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		left time.Duration
+		need plan.Verdict
+		want string
+	}{
+		{0, plan.Verdict{}, "up and ready, fresh"},
+		{90 * time.Second, plan.Verdict{}, "up and ready, fresh, on hold for 1m30s yet"},
+		{time.Hour, owing("o1", "o2"), "up and ready, owes oracle@db1 a restart, on hold for 1h00m yet"},
+	} {
+		s := up("w1", on("oracle@db1", "o1"))
+		s.OnHold = c.left
+		if e := Explain(Question{Now: night, Look: []Look{seenAs(s, c.need)}})[0]; e.Present != c.want {
+			t.Errorf("now: %s, want %s", e.Present, c.want)
+		}
+	}
+}
+
 func TestWhySentence(t *testing.T) {
 	t.Parallel()
 	away := "web1 (192.168.0.50:22): connect: no route to host"
@@ -148,6 +178,21 @@ func TestWhySentence(t *testing.T) {
 	unready.Ready, unready.Word = false, "HTTP 503"
 	failed := up("", on("oracle@db1", "bbbb2222"))
 	failed.State, failed.Ready, failed.Word = wire.StateFailed, false, "exit status 1"
+	lost := up("", nil)
+	lost.State, lost.Ready, lost.Generation, lost.Word = wire.StateFailed, false, 0, "no process"
+	heldDown := up("", on("oracle@db1", "bbbb2222"))
+	heldDown.State, heldDown.Ready, heldDown.Wanted = wire.StateDown, false, wire.WantedHeld
+	onHold := up("w1", on("oracle@db1", "o1"))
+	onHold.OnHold = 59*time.Minute + 30*time.Second
+	putOnHold := ev("03:13:00", run.StepEvent{
+		ID: 1, Phase: run.PhaseOnHold, Word: "its budget of reactions is spent", Code: wire.CodeOnHold, Owes: []string{"oracle@db1"},
+		Hint: "it goes on by itself when all is calm, or by: kido release web@web1",
+	})
+	endedHeld := ev("03:13:00", run.StepEvent{
+		ID: 1, Phase: run.PhaseFailed, Word: "on hold: its budget, 1 in 1h, is spent", Owes: []string{"oracle@db1"},
+		Hint: "calm its upstreams, then: kido release web@web1",
+	})
+	behindHeld := held(endedHeld, ev("03:13:00", run.StepEvent{ID: 2, Phase: run.PhaseSkipped, Word: "web@web1 failed"}), over("03:13:01", run.OutcomeIncomplete))
 
 	for _, c := range []struct {
 		name     string
@@ -294,7 +339,7 @@ func TestWhySentence(t *testing.T) {
 			name: "the upstream is booting, and no run is at work", runs: []History{cascaded},
 			look: Look{Asked: true, Self: plan.Observation{Status: up("w2", on("oracle@db1", "bbbb2222"))}, Need: plan.Verdict{
 				Blocked: []plan.Block{{Upstream: "oracle@db1", Why: "the database system is starting up"}},
-			}, Ages: map[string]time.Duration{"oracle@db1": 41 * time.Second}},
+			}, Others: map[string]*wire.Status{"oracle@db1": {Age: 41 * time.Second}}},
 			answer: AnswerNot, sentence: "was not restarted: oracle@db1 is not ready: the database system is starting up (for 41s).",
 			next: "kido why oracle@db1",
 		},
@@ -316,11 +361,103 @@ func TestWhySentence(t *testing.T) {
 			answer: AnswerUnderWay, sentence: "was restarted at 03:12:07 because oracle@db1 had a new incarnation; it is not ready yet: HTTP 503.",
 		},
 		{
-			name: "a hold of automatic reactions",
-			runs: []History{journalOf("aaaaa", "03:12:00", "announce oracle", []string{"wait oracle@db1", "ensure web@web1 < 0"},
-				ev("03:13:00", run.StepEvent{ID: 1, Phase: "held", Word: "oracle@db1 restarted 5 times in 10m", Hint: "kido release web@web1"})).live()},
-			next:   "kido release web@web1",
-			answer: AnswerUnderWay, sentence: "was not restarted yet: it is held: oracle@db1 restarted 5 times in 10m.",
+			name: "on hold, and a run waits", runs: []History{held(putOnHold).live()},
+			answer: AnswerUnderWay, sentence: "was not restarted yet: it was put on hold: its budget of reactions is spent; it owes oracle@db1 a restart.",
+			next: "it goes on by itself when all is calm, or by: kido release web@web1", evidence: []string{"web@web1: put on hold: its budget of reactions is spent"},
+		},
+		{
+			name: "on hold as it is seen, and a run waits", runs: []History{held(putOnHold).live()}, look: seenAs(onHold, owing("o1", "o2")),
+			answer: AnswerUnderWay, sentence: "was not restarted yet: it is on hold for 59m30s yet, as it reacted too often; it owes oracle@db1 a restart.",
+			next: "it goes on by itself when all is calm, or by: kido release web@web1",
+		},
+		{
+			name: "released, and a run waits", runs: []History{held(putOnHold).live()}, look: seenAs(up("w1", on("oracle@db1", "o1")), owing("o1", "o2")),
+			answer: AnswerUnderWay, sentence: "was not restarted yet: it was put on hold at 03:13:00, and nothing holds it any more; run 20261002-031200-aaaaa goes on within seconds; it owes oracle@db1 a restart.",
+		},
+		{
+			name: "released, and a run waits for its upstream", runs: []History{held(putOnHold).live()}, look: seenAs(up("w1", on("oracle@db1", "o1")), plan.Verdict{
+				Blocked: []plan.Block{{Upstream: "oracle@db1", Why: "starting up"}},
+			}),
+			answer: AnswerUnderWay, sentence: "was not restarted yet: oracle@db1 is not ready: starting up in run 20261002-031200-aaaaa.",
+		},
+		{
+			name: "on hold", runs: []History{held(endedHeld, over("03:13:01", run.OutcomeIncomplete))}, look: seenAs(onHold, owing("o1", "o2")),
+			answer: AnswerNot, sentence: "was not restarted: it is on hold for 59m30s yet, as it reacted too often; it owes oracle@db1 a restart.",
+			next:     "kido resume 20261002-031200-aaaaa goes on with it; first: calm its upstreams, then: kido release web@web1",
+			evidence: []string{"web@web1: put on hold: its budget, 1 in 1h, is spent"},
+		},
+		{
+			name: "on hold, and it cannot be asked", runs: []History{held(endedHeld, over("03:13:01", run.OutcomeIncomplete))},
+			answer: AnswerNot, sentence: "was not restarted: it was put on hold: its budget, 1 in 1h, is spent; it owes oracle@db1 a restart.",
+			next: "kido resume 20261002-031200-aaaaa goes on with it; first: calm its upstreams, then: kido release web@web1",
+		},
+		{
+			name: "put on hold by another machine", runs: []History{cascaded}, look: seenAs(onHold, owing("o1", "o2")),
+			answer: AnswerNot, sentence: "was not restarted: it is on hold for 59m30s yet, as it reacted too often; it owes oracle@db1 a restart.",
+			next: "calm its upstreams, then: kido release web@web1",
+		},
+		{
+			name: "released", runs: []History{held(endedHeld, over("03:13:01", run.OutcomeIncomplete))}, look: seenAs(up("w1", on("oracle@db1", "o1")), owing("o1", "o2")),
+			answer: AnswerNot, sentence: "was not restarted: it was put on hold at 03:13:00, and nothing holds it any more; it owes oracle@db1 a restart.",
+			next:     "kido announce oracle@db1",
+			evidence: []string{"web@web1: put on hold: its budget, 1 in 1h, is spent"},
+		},
+		{
+			name: "released, and its run was cut off", runs: []History{held(putOnHold)}, look: seenAs(up("w1", on("oracle@db1", "o1")), owing("o1", "o2")),
+			answer: AnswerNot, sentence: "was not restarted: it was put on hold at 03:13:00, and nothing holds it any more; it owes oracle@db1 a restart.",
+			next: "kido announce oracle@db1",
+		},
+		{
+			name: "released, and it waits for its upstream", runs: []History{held(endedHeld, over("03:13:01", run.OutcomeIncomplete))}, look: seenAs(up("w1", on("oracle@db1", "o1")), plan.Verdict{
+				Blocked: []plan.Block{{Upstream: "oracle@db1", Why: "starting up"}},
+			}),
+			answer: AnswerNot, sentence: "was not restarted: oracle@db1 is not ready: starting up.", next: "kido why oracle@db1",
+		},
+		{
+			name: "released, and it has failed", runs: []History{held(endedHeld, over("03:13:01", run.OutcomeIncomplete))}, look: seenAs(failed, plan.Verdict{Own: "it has failed"}),
+			answer: AnswerNot, sentence: "has failed (exit status 1), and was not restarted: it was put on hold at 03:13:00, and nothing holds it any more.",
+			next: "kido resume 20261002-031200-aaaaa goes on with it",
+		},
+		{
+			name: "behind one on hold", instance: "app@app1", runs: []History{behindHeld},
+			look:   seenAs(up("p1", nil), plan.Verdict{Blocked: []plan.Block{{Upstream: "web@web1", Why: "stale itself"}}}).beside("web@web1", onHold),
+			answer: AnswerNot, sentence: "was not restarted: behind web@web1, which is on hold.",
+			next:     "kido resume 20261002-031200-aaaaa goes on with it; first: calm its upstreams, then: kido release web@web1",
+			evidence: []string{"web@web1: put on hold: its budget, 1 in 1h, is spent", "app@app1: not begun: web@web1 is on hold"},
+		},
+		{
+			name: "behind one on hold, and nobody asked", instance: "app@app1", runs: []History{behindHeld},
+			answer: AnswerNot, sentence: "was not restarted: behind web@web1, which is on hold.",
+			next: "kido resume 20261002-031200-aaaaa goes on with it; first: calm its upstreams, then: kido release web@web1",
+		},
+		{
+			name: "behind one that was released", instance: "app@app1", runs: []History{behindHeld},
+			look:   seenAs(up("p1", nil), plan.Verdict{Blocked: []plan.Block{{Upstream: "web@web1", Why: "stale itself"}}}).beside("web@web1", up("w1", nil)),
+			answer: AnswerNot, sentence: "was not restarted: behind web@web1, which was on hold then.",
+			next: "kido resume 20261002-031200-aaaaa goes on with it",
+		},
+		{
+			name: "it died, and its record is gone", runs: []History{cascaded}, look: seenAs(lost, owing("", "bbbb2222")),
+			answer: AnswerNot, sentence: "has failed (no process), and was not restarted yet: kido has no record of which oracle@db1 it was started against; it owes oracle@db1 a restart.",
+			next: "kido announce oracle@db1",
+		},
+		{
+			name: "it died, and owes", runs: []History{cascaded}, look: seenAs(failed, owing("bbbb2222", "cccc3333")),
+			answer: AnswerNot, sentence: "has failed (exit status 1), and was not restarted: no run on record has dealt with the new incarnation of oracle@db1; it owes oracle@db1 a restart.",
+			next: "kido announce oracle@db1",
+		},
+		{
+			name: "it is held down, and owes", runs: []History{cascaded}, look: seenAs(heldDown, owing("bbbb2222", "cccc3333")),
+			answer: AnswerNot, sentence: "is down, and was not restarted: no run on record has dealt with the new incarnation of oracle@db1; it owes oracle@db1 a restart.",
+			next: "kido announce oracle@db1",
+		},
+		{
+			name: "its record cannot be believed", runs: []History{cascaded},
+			look: Look{Asked: true, Self: plan.Observation{
+				Err: "unknown: its state file cannot be believed (line 3: torn): what it was started against is unknown; `kido restart web@web1` makes it known again",
+			}},
+			answer: AnswerNot, sentence: "is left alone, for what it was started against is unknown: its state file cannot be believed (line 3: torn).",
+			next: "kido restart web@web1 makes it known again", evidence: []string{"web@web1: restarted: it was w1, and is w2"},
 		},
 		{
 			name:   "cut off before its turn",
@@ -417,7 +554,7 @@ func TestWhySentence(t *testing.T) {
 		{
 			name: "nobody was told", runs: []History{cascaded}, look: Look{
 				Asked: true, Self: plan.Observation{Status: up("w2", on("oracle@db1", "bbbb2222"))},
-				Need: owing("bbbb2222", "cccc3333"), Ages: map[string]time.Duration{"oracle@db1": time.Minute},
+				Need: owing("bbbb2222", "cccc3333"), Others: map[string]*wire.Status{"oracle@db1": {Age: time.Minute}},
 			},
 			answer: AnswerNot, sentence: "was not restarted: no run on record has dealt with the new incarnation of oracle@db1, of about 03:13:00; it owes oracle@db1 a restart.",
 			next:     "kido announce oracle@db1",

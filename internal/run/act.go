@@ -117,7 +117,9 @@ func (r *Run) replied(s *step, in Answered) {
 		r.onHold(s, in.Reply.Word, left)
 	case wire.CodeRefused:
 		r.end(s, PhaseRefused, in.Reply.Word, "grant it in the policy of "+s.Instance.Host)
-	case wire.CodeUnknown, wire.CodeInvalid:
+	case wire.CodeInvalid:
+		r.end(s, PhaseFailed, in.Reply.Word, fmt.Sprintf("is kido-gate at %s as new as this kido? kido enroll %[1]s brings it", s.Instance.Host))
+	case wire.CodeUnknown:
 		r.end(s, PhaseFailed, in.Reply.Word, in.Hint)
 	default: // failed, error, or no reply at all
 		word := in.Err

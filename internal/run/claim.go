@@ -2,6 +2,7 @@ package run
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -15,8 +16,11 @@ const (
 	// courtesy is how long a run leaves another one's slot alone that has not
 	// been used yet. To take it away sooner would be as safe, and rude.
 	courtesy = 30 * time.Second
-	// slotPause is the time between two tries to get a slot that another run has.
+	// slotPause is the time between two tries to get a slot that another run has,
+	// and up to half as long again: of several that wait each may get one keeper.
 	slotPause = time.Second
+	// gives is how often a slot is given back to a keeper that does not answer.
+	gives = 3
 )
 
 // claim is a step's hold on a slot of its pool against all other runs. Each
@@ -28,6 +32,9 @@ type claim struct {
 	asking     bool // a keeper is being asked; the ones before it have been
 	next       int  // the keeper to be asked
 	granted    []string
+	unsure     []string // keepers whose answer was lost: they may have given one
+	busy       held     // where another run has the slots, and which; "" for nowhere
+	taken      []wire.Slot
 	refused    string // why one of the keepers could not be counted on; "" for none
 	loose      bool   // a request that was sent with it may be on its way yet
 	request    wire.Request
@@ -63,7 +70,8 @@ func (r *Run) claimed(s *step, c choice) bool {
 		return false
 	}
 	if old != nil {
-		s.claim.granted, s.claim.loose = old.granted, old.loose && old.generation == s.claim.generation
+		s.claim.granted, s.claim.unsure = old.granted, old.unsure
+		s.claim.loose = old.loose && old.generation == s.claim.generation
 	}
 	s.phase = PhaseLooking
 	r.takeNext(s)
@@ -74,7 +82,11 @@ func (r *Run) claimed(s *step, c choice) bool {
 func (r *Run) takeNext(s *step) {
 	c := s.claim
 	all := s.svc.Keepers()
-	if c.next < len(all) {
+	for ; c.next < len(all); c.next++ {
+		if at, silent := r.silent[all[c.next]]; silent && r.now-at < courtesy {
+			c.refused = all[c.next] + " did not answer a moment ago" // and each try costs the time of a connection
+			continue
+		}
 		r.call(call{kind: callTake, step: s.ID, slot: r.slotOf(s, all[c.next])}, all[c.next], wire.Request{
 			Verb: wire.VerbTake, Service: s.svc.Name, Run: r.id,
 			Member: s.Name, Generation: c.generation, Most: uint64(s.svc.MaxUnavailable),
@@ -82,7 +94,12 @@ func (r *Run) takeNext(s *step) {
 		return
 	}
 	c.asking = false
-	if most := len(all)/2 + 1; len(c.granted) < most {
+	most := len(all)/2 + 1
+	if len(c.granted) < most && c.busy.keeper != "" {
+		r.wait(s, PhaseBlocked, r.tend(s, c.busy, c.taken), slotPause+time.Duration(rand.New(&r.rng).Int64N(int64(slotPause/2))))
+		return
+	}
+	if len(c.granted) < most {
 		// Most of the keepers cannot be asked. To wait for them would leave a pool
 		// on dead connections because other machines are off.
 		c.word = fmt.Sprintf("the slots of %s are counted within reach only: %s", s.svc.Name, c.refused)
@@ -110,11 +127,15 @@ func (r *Run) taken(c call, in Answered) {
 			s.claim.granted = append(s.claim.granted, c.slot.keeper)
 		}
 	case in.Reply.Code == wire.CodeBusy:
-		s.claim.asking = false
-		r.crowded(s, c.slot, in.Reply)
-		return
+		s.claim.granted = slices.DeleteFunc(s.claim.granted, func(k string) bool { return k == c.slot.keeper })
+		s.claim.busy, s.claim.taken = c.slot, in.Reply.Slots
+		r.tend(s, c.slot, in.Reply.Slots) // what is over is freed, also where the others are enough
 	case in.Err != "":
 		s.claim.refused = in.Err
+		r.silent[c.slot.keeper] = r.now
+		if !in.Unsent {
+			s.claim.unsure = append(s.claim.unsure, c.slot.keeper)
+		}
 	default:
 		s.claim.refused = fmt.Sprintf("%s: %s", c.slot.keeper, in.Reply.Word)
 	}
@@ -122,11 +143,11 @@ func (r *Run) taken(c call, in Answered) {
 	r.takeNext(s)
 }
 
-// crowded waits for others to be done, and sees to those who are not going to say
-// so themselves.
-func (r *Run) crowded(s *step, at held, reply wire.Reply) {
-	word := reply.Word
-	for _, slot := range reply.Slots {
+// tend sees to the slots that others have at a keeper: who has died is not going to
+// give them back. It says how they stand.
+func (r *Run) tend(s *step, at held, taken []wire.Slot) string {
+	word := fmt.Sprintf("at most %d of %s at once", s.svc.MaxUnavailable, s.svc.Name)
+	for _, slot := range taken {
 		h := held{at.service, at.keeper, slot}
 		o := r.chores[h]
 		if o == nil {
@@ -134,13 +155,17 @@ func (r *Run) crowded(s *step, at held, reply wire.Reply) {
 			r.chores[h] = o
 			r.bePatient(s, s.svc.Timeout.Ready) // the pool gets on
 		}
+		member, ok := r.member(s.svc, slot.Member)
+		if !ok {
+			o.word = fmt.Sprintf("%s, which is not in this site file, has a slot of run %s; `kido release --slot %[1]s` frees it", slot.Member, slot.Run)
+		}
 		word = fmt.Sprintf("at most %d of %s at once: %s", s.svc.MaxUnavailable, s.svc.Name, o.word)
-		if member, ok := r.member(s.svc, slot.Member); ok && !o.out && !r.uses(slot) {
+		if ok && !o.out && !r.uses(slot) {
 			o.out = true
 			r.call(call{kind: callLook, step: -1, slot: h}, member.Host, wire.Request{Verb: wire.VerbStatus, Service: member.Service, Run: r.id})
 		}
 	}
-	r.wait(s, PhaseBlocked, word, slotPause)
+	return word
 }
 
 // uses reports whether a slot is this run's own, and needed: one from before it
@@ -167,7 +192,7 @@ func (r *Run) looked(c call, in Answered) {
 	case in.Reply.Code == wire.CodeBusy:
 		o.word = fmt.Sprintf("%s is being seen to by run %s", c.slot.Member, c.slot.Run)
 	case st == nil || st.Instance != c.slot.Member:
-		o.word = fmt.Sprintf("%s may be down by the hand of run %s, and does not answer; `kido release %[1]s` frees its slot", c.slot.Member, c.slot.Run)
+		o.word = fmt.Sprintf("%s may be down by the hand of run %s, and does not answer; `kido release --slot %[1]s` frees its slot", c.slot.Member, c.slot.Run)
 	case st.Generation != c.slot.Generation && (st.Ready || plan.OnPurpose(st)) && !st.Intent:
 		// Nothing can pass with it any more, and what has is over.
 		r.giveAll(c.slot)
@@ -187,8 +212,9 @@ func (r *Run) looked(c call, in Answered) {
 // seen by the next look.
 func (r *Run) fenced(c call, in Answered) {
 	if c.step < 0 {
-		if in.Reply.Code == wire.CodeUnknown {
-			r.chores[c.slot].word = fmt.Sprintf("%s may be down by the hand of run %s, and its record is unknown; `kido release %[1]s` frees its slot", c.slot.Member, c.slot.Run)
+		switch in.Reply.Code {
+		case wire.CodeUnknown, wire.CodeRefused, wire.CodeInvalid:
+			r.chores[c.slot].word = fmt.Sprintf("%s has a slot of run %s, which cannot be taken away (%s); `kido release --slot %[1]s` frees it", c.slot.Member, c.slot.Run, in.Reply.Word)
 		}
 		return
 	}
@@ -196,9 +222,18 @@ func (r *Run) fenced(c call, in Answered) {
 	if s.claim == nil || !s.claim.asking {
 		return
 	}
+	request := s.claim.request
 	s.claim = nil
-	if in.Reply.Code == wire.CodeDone || in.Reply.Code == wire.CodeAlready {
+	switch in.Reply.Code {
+	case wire.CodeDone, wire.CodeAlready:
 		s.phase = PhaseLooking
+		return
+	case wire.CodeRefused, wire.CodeInvalid:
+		// Its gate or policy is older than slots: as where keepers cannot be asked.
+		r.send(s, request, fmt.Sprintf("the slots of %s are counted within reach only: %s", s.svc.Name, in.Reply.Word))
+		return
+	case wire.CodeBusy:
+		r.wait(s, PhaseBlocked, in.Reply.Word, 0)
 		return
 	}
 	word := in.Err
@@ -218,9 +253,21 @@ func (r *Run) giveAll(h held) {
 
 // give frees a slot at a keeper.
 func (r *Run) give(h held) {
-	r.call(call{kind: callGive, step: -1, slot: h}, h.keeper, wire.Request{
-		Verb: wire.VerbGive, Service: h.service, Run: h.Run, Member: h.Member, Generation: h.Generation,
-	})
+	r.call(call{kind: callGive, step: -1, slot: h}, h.keeper, r.giving(h))
+}
+
+func (*Run) giving(h held) wire.Request {
+	return wire.Request{Verb: wire.VerbGive, Service: h.service, Run: h.Run, Member: h.Member, Generation: h.Generation}
+}
+
+// given tries again where a keeper has not answered: a slot that stays is cleared up
+// by the next run that needs it, but only if its member answers then.
+func (r *Run) given(c call, in Answered) {
+	if in.Err == "" || in.Final || c.try+1 >= gives || c.slot.Run != r.id {
+		return
+	}
+	c.try++
+	r.call(c, c.slot.keeper, r.giving(c.slot))
 }
 
 // giveClaim frees the slot of a step at all its keepers; not as long as a request
@@ -231,7 +278,7 @@ func (r *Run) giveClaim(s *step) {
 	if c == nil || c.loose && (s.latest == nil || s.latest.Generation == c.generation) {
 		return
 	}
-	for _, keeper := range c.granted {
+	for _, keeper := range slices.Concat(c.granted, c.unsure) {
 		r.give(held{s.svc.Name, keeper, wire.Slot{Member: s.Name, Run: r.id, Generation: c.generation}})
 	}
 }

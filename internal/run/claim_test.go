@@ -129,9 +129,6 @@ func TestSlotOfADeadRun(t *testing.T) {
 	if o := r.finish(); o != run.OutcomeDone {
 		w.fail("outcome %s", o)
 	}
-	if r.now < 30*time.Second {
-		w.fail("the slot was taken away after %s", r.now)
-	}
 	w.fresh()
 	w.free()
 	life := w.nodes[instance("web@"+late.Host)].life
@@ -368,7 +365,9 @@ func TestLooseSlotIsKept(t *testing.T) {
 	late := r.cutOff()[0]
 	first := instance("web@" + late.Host)
 	w.nodes[first].state = wire.StateDown // by hand, and nothing can be done about it
-	r.until(func() bool { return slices.ContainsFunc(r.pending, func(c run.Call) bool { return c.Request.Service == "web" }) })
+	r.until(func() bool {
+		return slices.ContainsFunc(r.pending, func(c run.Call) bool { return c.Request.Service == "web" })
+	})
 	w.nodes[instance("db@h4")].deaf = true
 	r.until(func() bool { return r.phases()[first.String()] == run.PhaseWaived })
 	for n := 0; n < 20; n++ {

@@ -144,7 +144,7 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 		return choice{wait: PhaseBlocked, word: "init is at work on it"}
 	case len(need.Blocked) > 0:
 		return r.blocked(s, need.Blocked)
-	case r.automatic() && st.OnHold > 0:
+	case r.automatic() && st.OnHold > 0 && st.Wanted != wire.WantedHeld:
 		return choice{wait: PhaseOnHold, every: st.OnHold, word: "its budget of reactions is spent"}
 	}
 	if c, young := r.settling(need.Debts); young {

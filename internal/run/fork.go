@@ -27,7 +27,7 @@ func (r *Run) Clone() *Run {
 		steps[i].owes = slices.Clone(s.owes)
 		if s.claim != nil {
 			claim := *s.claim
-			claim.granted = slices.Clone(claim.granted)
+			claim.granted, claim.unsure = slices.Clone(claim.granted), slices.Clone(claim.unsure)
 			steps[i].claim = &claim
 		}
 		c.steps[i] = &steps[i]
@@ -43,6 +43,7 @@ func (r *Run) Clone() *Run {
 		o := *o
 		c.chores[h] = &o
 	}
+	c.silent = maps.Clone(r.silent)
 	c.pools = make(map[string]*pool, len(r.pools))
 	for name, p := range r.pools {
 		p := *p
@@ -92,6 +93,7 @@ func (r *Run) Key(b []byte) []byte {
 		k.number(c.step)
 		k.question(c.ask)
 		k.held(c.slot)
+		k.number(c.try)
 	}
 	r.keyChores(&k)
 	r.keyProbes(&k)
@@ -201,6 +203,11 @@ func (r *Run) keyChores(k *keyer) {
 		k.held(h)
 		k.flags(o.out, r.now-o.since >= courtesy)
 	}
+	k.number(len(r.silent))
+	for _, host := range slices.Sorted(maps.Keys(r.silent)) {
+		k.text(host)
+		k.flags(r.now-r.silent[host] < courtesy)
+	}
 }
 
 // keyer writes a key: every value in a way that tells where it ends.
@@ -249,9 +256,16 @@ func (k *keyer) claim(s *step) {
 	*k = binary.AppendUvarint(*k, c.generation)
 	k.flags(c.asking, c.loose, s.latest != nil && s.latest.Generation != c.generation)
 	k.number(c.next)
-	k.number(len(c.granted))
-	for _, keeper := range c.granted {
-		k.text(keeper)
+	for _, some := range [][]string{c.granted, c.unsure} {
+		k.number(len(some))
+		for _, keeper := range some {
+			k.text(keeper)
+		}
+	}
+	k.held(c.busy)
+	k.number(len(c.taken))
+	for _, slot := range c.taken {
+		k.held(held{Slot: slot})
 	}
 	if c.asking {
 		*k = append(*k, c.request.Format()...)

@@ -23,14 +23,14 @@ func TestForkNamesEveryField(t *testing.T) {
 		state  reflect.Type
 		fields string
 	}{
-		{reflect.TypeFor[Run](), "id site topo plan opts rng steps reads calls pools chores seq nextCall now failures interrupted ended effects"},
+		{reflect.TypeFor[Run](), "id site topo plan opts rng steps reads calls pools chores silent seq nextCall now failures interrupted ended effects"},
 		{reflect.TypeFor[step](), "Step svc phase word levels surveying level since self own acted before died slot claim sent away latest lamented attempt changes losses answers pause wake deadline patience owes held told"},
 		{reflect.TypeFor[pool](), "taken lost failed"},
 		{reflect.TypeFor[read](), "asked answered obs code hint final streak out token since"},
-		{reflect.TypeFor[call](), "kind step ask slot"},
+		{reflect.TypeFor[call](), "kind step ask slot try"},
 		{reflect.TypeFor[question](), "at instance probe"},
 		{reflect.TypeFor[held](), "service keeper Slot"},
-		{reflect.TypeFor[claim](), "generation asking next granted refused loose request word"},
+		{reflect.TypeFor[claim](), "generation asking next granted unsure busy taken refused loose request word"},
 		{reflect.TypeFor[chore](), "since out word"},
 		{reflect.TypeFor[plan.Observation](), "Status Err"},
 		{reflect.TypeFor[wire.Status](), "Instance State Token Age Settled Ready Word Generation Wanted Basis Intent IntentVerb OnHold"},

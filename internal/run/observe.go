@@ -37,6 +37,7 @@ type call struct {
 	step int // -1 where it is for no one step
 	ask  question
 	slot held
+	try  int // giving a slot back is tried again
 }
 
 type callKind int
@@ -170,7 +171,8 @@ func (r *Run) answered(in Answered) {
 		r.looked(c, in)
 	case callFence:
 		r.fenced(c, in)
-	case callGive: // whoever needs the slot sees for itself
+	case callGive:
+		r.given(c, in)
 	}
 }
 
