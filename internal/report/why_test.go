@@ -192,7 +192,7 @@ func TestWhySentence(t *testing.T) {
 		ID: 1, Phase: run.PhaseFailed, Word: "on hold: its budget, 1 in 1h, is spent", Owes: []string{"oracle@db1"},
 		Hint: "calm its upstreams, then: kido release web@web1",
 	})
-	behindHeld := held(endedHeld, ev("03:13:00", run.StepEvent{ID: 2, Phase: run.PhaseSkipped, Word: "web@web1 failed"}), over("03:13:01", run.OutcomeIncomplete))
+	behindHeld := held(endedHeld, ev("03:13:00", run.StepEvent{ID: 2, Phase: run.PhaseSkipped, Word: "web@web1 failed", Owes: []string{"web@web1"}}), over("03:13:01", run.OutcomeIncomplete))
 
 	for _, c := range []struct {
 		name     string
@@ -421,19 +421,19 @@ func TestWhySentence(t *testing.T) {
 		{
 			name: "behind one on hold", instance: "app@app1", runs: []History{behindHeld},
 			look:   seenAs(up("p1", nil), plan.Verdict{Blocked: []plan.Block{{Upstream: "web@web1", Why: "stale itself"}}}).beside("web@web1", onHold),
-			answer: AnswerNot, sentence: "was not restarted: behind web@web1, which is on hold.",
+			answer: AnswerNot, sentence: "was not restarted: behind web@web1, which is on hold; it owes web@web1 a restart.",
 			next:     "kido resume 20261002-031200-aaaaa goes on with it; first: calm its upstreams, then: kido release web@web1",
 			evidence: []string{"web@web1: put on hold: its budget, 1 in 1h, is spent", "app@app1: not begun: web@web1 is on hold"},
 		},
 		{
 			name: "behind one on hold, and nobody asked", instance: "app@app1", runs: []History{behindHeld},
-			answer: AnswerNot, sentence: "was not restarted: behind web@web1, which is on hold.",
+			answer: AnswerNot, sentence: "was not restarted: behind web@web1, which is on hold; it owes web@web1 a restart.",
 			next: "kido resume 20261002-031200-aaaaa goes on with it; first: calm its upstreams, then: kido release web@web1",
 		},
 		{
 			name: "behind one that was released", instance: "app@app1", runs: []History{behindHeld},
 			look:   seenAs(up("p1", nil), plan.Verdict{Blocked: []plan.Block{{Upstream: "web@web1", Why: "stale itself"}}}).beside("web@web1", up("w1", nil)),
-			answer: AnswerNot, sentence: "was not restarted: behind web@web1, which was on hold then.",
+			answer: AnswerNot, sentence: "was not restarted: behind web@web1, which was on hold then; it owes web@web1 a restart.",
 			next: "kido resume 20261002-031200-aaaaa goes on with it",
 		},
 		{

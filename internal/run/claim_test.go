@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"kido/internal/gate"
 	"kido/internal/plan"
 	"kido/internal/run"
 	"kido/internal/site"
@@ -410,5 +411,116 @@ func TestStopFirstCutOff(t *testing.T) {
 			}
 		}
 		w.free()
+	}
+}
+
+// within lets a runner go on for a while, or to its end.
+func (r *runner) within(d time.Duration) {
+	for until := r.now + d; r.now < until && !r.turn(faults{}); {
+	}
+}
+
+// An instance that is down by the hand of a run that died may need the very restart
+// that it owes to become ready: its own slot is not in its way.
+func TestSlotOfTheVeryMember(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.restartByHand(instance("db@h4"))
+	dead := announce(w, "dead")
+	dead.until(func() bool { return dead.sends(wire.VerbEnsure) })
+	late := dead.pending[0]
+	first := instance("web@" + late.Host)
+	if reply, err := w.serve(first, late.Request, -1); err != nil || reply.Code != wire.CodeDone {
+		w.fail("%+v, %v", reply, err)
+	}
+	w.restartByHand(instance("db@h4"))
+	w.nodes[first].deaf = true // its health page asks the database, by a dead connection
+	r := announce(w, "r")
+	r.until(func() bool { return w.nodes[first].life == 3 })
+	w.nodes[first].deaf = false
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	w.fresh()
+	w.free()
+}
+
+// One slot that was left at one keeper, of an instance that is off now, does not stop
+// the pool: most of the keepers are enough.
+func TestSlotAtOneKeeper(t *testing.T) {
+	w := newWorld(t, 1, header+service("db", "h4", "")+service("web", "h1, h2, h3, h4", ", after: {db: restart}"))
+	w.pools[instance("web@h1")] = gate.Pool{Service: "web", Slots: []wire.Slot{{Member: "web@h4", Run: "old", Generation: 7}}}
+	w.restartByHand(instance("db@h4"))
+	w.nodes[instance("web@h4")].cut = true
+	r := announce(w, "r")
+	r.until(func() bool {
+		return w.nodes[instance("web@h1")].life+w.nodes[instance("web@h2")].life+w.nodes[instance("web@h3")].life == 6
+	})
+}
+
+// A slot that was given with an answer that was lost is given back, too.
+func TestSlotWhoseAnswerWasLost(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	w.restartByHand(instance("db@h4"))
+	r := announce(w, "r")
+	for !r.turn(faults{}) {
+		for k, c := range r.pending {
+			if c.Request.Verb == wire.VerbTake && c.Host == "h3" {
+				r.pending = slices.Delete(r.pending, k, k+1)
+				_, _ = w.serve(instance("web@"+c.Host), c.Request, -1)
+				r.step(run.Answered{ID: c.ID, Err: "connection lost"})
+				break
+			}
+		}
+	}
+	w.fresh()
+	w.free()
+}
+
+// A host whose policy or gate is of a time before slots, and of which nothing is on
+// record, is restarted as it was then.
+func TestGateOfBefore(t *testing.T) {
+	for _, code := range []wire.Code{wire.CodeRefused, wire.CodeInvalid} {
+		w := newWorld(t, 1, pool)
+		w.refuse = map[wire.Verb]wire.Code{wire.VerbFence: code, wire.VerbTake: code, wire.VerbGive: code}
+		for i, n := range w.nodes {
+			if i.Service == "web" {
+				n.disk = emptyRecord(n.name)
+			}
+		}
+		if o := announce(w, "r").finish(); o != run.OutcomeDone {
+			w.fail("%s: outcome %s", code, o)
+		}
+		w.fresh()
+	}
+}
+
+// What a run has stopped is started again, whatever its budget says.
+func TestHeldInSpiteOfItsBudget(t *testing.T) {
+	w := newWorld(t, 1, header+service("db", "h1", "")+service("web", "h2", ", after: {db: stop-first}, budget: {reactions: 1, within: 10m}"))
+	w.restartByHand(instance("db@h1"))
+	if o := announce(w, "one").finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	p := w.runner("p", plan.Request{Verb: plan.Restart, Targets: []string{"db"}}, run.Options{})
+	p.until(func() bool { return w.nodes[instance("db@h1")].life == 3 }) // and there it is cut off
+	if state := w.nodes[instance("web@h2")].state; state != wire.StateDown {
+		w.fail("web is %s", state)
+	}
+	r := announce(w, "r")
+	r.within(time.Minute)
+	w.fresh()
+}
+
+// A slot of what is not in the site says so, and how to be rid of it.
+func TestSlotOfWhatHasLeft(t *testing.T) {
+	w := newWorld(t, 1, pool)
+	for _, k := range []string{"web@h1", "web@h2", "web@h3"} {
+		w.pools[instance(k)] = gate.Pool{Service: "web", Slots: []wire.Slot{{Member: "web@h9", Run: "old", Generation: 7}}}
+	}
+	w.restartByHand(instance("db@h4"))
+	r := announce(w, "r")
+	r.within(time.Minute)
+	if !strings.Contains(strings.Join(w.story, "\n"), "`kido release --slot web@h9` frees it") {
+		w.fail("nobody says how to be rid of it")
 	}
 }

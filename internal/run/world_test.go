@@ -25,11 +25,13 @@ type world struct {
 	topo  *plan.Topology
 	nodes map[site.Instance]*node
 	pools map[site.Instance]gate.Pool // by keeper
-	story []string
-	now   time.Duration // of every host
-	looks int           // STATUS requests so far
-	lie   wire.Code     // what every gate answers to a request that would change something; "": the truth
-	mute  wire.Code     // what every gate answers to a STATUS, without a status
+	// refuse is what every gate answers to a verb.
+	refuse map[wire.Verb]wire.Code
+	story  []string
+	now    time.Duration // of every host
+	looks  int           // STATUS requests so far
+	lie    wire.Code     // what every gate answers to a request that would change something; "": the truth
+	mute   wire.Code     // what every gate answers to a STATUS, without a status
 }
 
 // node is one instance.
@@ -156,6 +158,9 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 	}
 	if q.Verb == wire.VerbStatus {
 		w.looks++
+	}
+	if code := w.refuse[q.Verb]; code != "" {
+		return wire.Reply{Code: code, Word: "the policy does not grant this"}, nil
 	}
 	if q.Verb == wire.VerbTake || q.Verb == wire.VerbGive {
 		p := w.pools[i]
