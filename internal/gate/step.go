@@ -299,7 +299,10 @@ func (m Machine) read(working bool) (Machine, Effect) {
 		m.first = m.look.Token
 	}
 	if r, ok := m.concluded(); ok && !working && m.look.State != wire.StateBusy {
-		return m.store(concluding, r)
+		if !m.look.Held {
+			return m.store(concluding, r)
+		}
+		m.rec = r // only told: its waiter would take a change for the word of a run
 	}
 	return m, Unlock{} // probes take their time, and must hold up nobody
 }

@@ -167,7 +167,7 @@ func (w *why) underWay(*episode) (Answer, string) {
 		}
 		return AnswerUnderWay, text
 	case run.PhaseOnHold:
-		if s := w.status(); s == nil || s.OnHold > 0 {
+		if s := w.status(); s == nil || holdLeft(s) > 0 {
 			break
 		}
 		if len(w.Need.Blocked) > 0 {
@@ -298,11 +298,11 @@ func (w *why) onHold(e *episode) (Answer, string) {
 		put = e.last()
 	}
 	switch on := put != nil && put.onHold(); {
-	case s.OnHold > 0 && !on && len(w.Need.Debts) > 0:
+	case holdLeft(s) > 0 && !on && len(w.Need.Debts) > 0:
 		w.pickLast()
 		w.next = "calm its upstreams, then: kido release " + w.Instance
 		return AnswerNot, w.fallen() + "was not restarted: " + w.holds() + w.owes(w.owed())
-	case s.OnHold == 0 && on:
+	case holdLeft(s) == 0 && on:
 		w.pick(e)
 		if answer, text := w.waiting(e); text != "" {
 			return answer, text
@@ -316,9 +316,18 @@ func (w *why) onHold(e *episode) (Answer, string) {
 	return "", ""
 }
 
+// holdLeft is for how long yet an instance is left alone, as it reacted too often;
+// 0: it is not. No budget keeps down what a run has stopped and owes the start.
+func holdLeft(s *wire.Status) time.Duration {
+	if s.Wanted == wire.WantedHeld {
+		return 0
+	}
+	return s.OnHold
+}
+
 // holds says that it is on hold, and for how long yet.
 func (w *why) holds() string {
-	return fmt.Sprintf("it is on hold for %s yet, as it reacted too often", elapsed(w.status().OnHold))
+	return fmt.Sprintf("it is on hold for %s yet, as it reacted too often", elapsed(holdLeft(w.status())))
 }
 
 // released says that what a run said of a hold is over.
@@ -402,7 +411,7 @@ func (w *why) trouble(f *fact) string {
 		}
 	case f.onHold():
 		text = because("it was put on hold", f.held())
-		if s := w.status(); s != nil && s.OnHold > 0 {
+		if s := w.status(); s != nil && holdLeft(s) > 0 {
 			text = w.holds()
 		}
 	case w.before(f) != nil:
@@ -446,7 +455,7 @@ func (w *why) before(f *fact) *fact {
 // calm reports whether an upstream is seen not to be on hold.
 func (w *why) calm(name string) bool {
 	s := w.Others[name]
-	return s != nil && s.OnHold == 0
+	return s != nil && holdLeft(s) == 0
 }
 
 // owes says what is owed, after something else.
@@ -785,8 +794,8 @@ func (w *why) present() string {
 	case w.Need.Own != "" && s.State == wire.StateUp:
 		text += ", " + w.Need.Own
 	}
-	if s.OnHold > 0 {
-		text += fmt.Sprintf(", on hold for %s yet", elapsed(s.OnHold))
+	if left := holdLeft(s); left > 0 {
+		text += fmt.Sprintf(", on hold for %s yet", elapsed(left))
 	}
 	if behind := slices.Concat(w.Need.Blocked, w.Need.Passed); len(behind) > 0 {
 		text += "; waits for "

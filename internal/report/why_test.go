@@ -182,6 +182,7 @@ func TestWhySentence(t *testing.T) {
 	lost.State, lost.Ready, lost.Generation, lost.Word = wire.StateFailed, false, 0, "no process"
 	heldDown := up("", on("oracle@db1", "bbbb2222"))
 	heldDown.State, heldDown.Ready, heldDown.Wanted = wire.StateDown, false, wire.WantedHeld
+	heldDown.OnHold = time.Hour // which is not what keeps it down
 	onHold := up("w1", on("oracle@db1", "o1"))
 	onHold.OnHold = 59*time.Minute + 30*time.Second
 	putOnHold := ev("03:13:00", run.StepEvent{
