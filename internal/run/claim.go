@@ -116,7 +116,7 @@ func (r *Run) taken(c call, in Answered) {
 	s := r.steps[c.step]
 	got := in.Reply.Code == wire.CodeDone || in.Reply.Code == wire.CodeAlready
 	if s.claim == nil || !s.claim.asking || s.claim.generation != c.slot.Generation {
-		if got { // the step has ended meanwhile
+		if got || in.Err != "" && !in.Unsent { // the step has ended meanwhile
 			r.give(c.slot)
 		}
 		return
