@@ -32,11 +32,11 @@ type claim struct {
 	asking     bool // a keeper is being asked; the ones before it have been
 	next       int  // the keeper to be asked
 	granted    []string
-	unsure     []string // keepers whose answer was lost: they may have given one
-	busy       held     // where another run has the slots, and which; "" for nowhere
-	taken      []wire.Slot
-	refused    string // why one of the keepers could not be counted on; "" for none
-	loose      bool   // a request that was sent with it may be on its way yet
+	unsure     []string    // keepers whose answer was lost: they may have given one
+	busy       bool        // a keeper had none to give
+	taken      []wire.Slot // those of others there
+	refused    string      // why one of the keepers could not be counted on; "" for none
+	loose      bool        // a request that was sent with it may be on its way yet
 	request    wire.Request
 	word       string
 }
@@ -95,8 +95,8 @@ func (r *Run) takeNext(s *step) {
 	}
 	c.asking = false
 	most := len(all)/2 + 1
-	if len(c.granted) < most && c.busy.keeper != "" {
-		r.wait(s, PhaseBlocked, r.tend(s, c.busy, c.taken), slotPause+time.Duration(rand.New(&r.rng).Int64N(int64(slotPause/2))))
+	if len(c.granted) < most && c.busy {
+		r.wait(s, PhaseBlocked, r.tend(s, c.taken), slotPause+time.Duration(rand.New(&r.rng).Int64N(int64(slotPause/2))))
 		return
 	}
 	if len(c.granted) < most {
@@ -128,8 +128,8 @@ func (r *Run) taken(c call, in Answered) {
 		}
 	case in.Reply.Code == wire.CodeBusy:
 		s.claim.granted = slices.DeleteFunc(s.claim.granted, func(k string) bool { return k == c.slot.keeper })
-		s.claim.busy, s.claim.taken = c.slot, in.Reply.Slots
-		r.tend(s, c.slot, in.Reply.Slots) // what is over is freed, also where the others are enough
+		s.claim.busy, s.claim.taken = true, in.Reply.Slots
+		r.tend(s, in.Reply.Slots) // what is over is freed, also where the others are enough
 	case in.Err != "":
 		s.claim.refused = in.Err
 		r.silent[c.slot.keeper] = r.now
@@ -145,14 +145,13 @@ func (r *Run) taken(c call, in Answered) {
 
 // tend sees to the slots that others have at a keeper: who has died is not going to
 // give them back. It says how they stand.
-func (r *Run) tend(s *step, at held, taken []wire.Slot) string {
+func (r *Run) tend(s *step, taken []wire.Slot) string {
 	word := fmt.Sprintf("at most %d of %s at once", s.svc.MaxUnavailable, s.svc.Name)
 	for _, slot := range taken {
-		h := held{at.service, at.keeper, slot}
-		o := r.chores[h]
+		o := r.chores[slot]
 		if o == nil {
 			o = &chore{since: r.now, word: fmt.Sprintf("%s is being seen to by run %s", slot.Member, slot.Run)}
-			r.chores[h] = o
+			r.chores[slot] = o
 			r.bePatient(s, s.svc.Timeout.Ready) // the pool gets on
 		}
 		member, ok := r.member(s.svc, slot.Member)
@@ -162,7 +161,7 @@ func (r *Run) tend(s *step, at held, taken []wire.Slot) string {
 		word = fmt.Sprintf("at most %d of %s at once: %s", s.svc.MaxUnavailable, s.svc.Name, o.word)
 		if ok && !o.out && !r.uses(slot) {
 			o.out = true
-			r.call(call{kind: callLook, step: -1, slot: h}, member.Host, wire.Request{Verb: wire.VerbStatus, Service: member.Service, Run: r.id})
+			r.call(call{kind: callLook, step: -1, slot: held{service: s.svc.Name, Slot: slot}}, member.Host, wire.Request{Verb: wire.VerbStatus, Service: member.Service, Run: r.id})
 		}
 	}
 	return word
@@ -185,7 +184,7 @@ func (r *Run) member(v *site.Service, name string) (site.Instance, bool) {
 
 // looked takes the status of an instance that has a slot in the way.
 func (r *Run) looked(c call, in Answered) {
-	o := r.chores[c.slot]
+	o := r.chores[c.slot.Slot]
 	o.out = false
 	st := in.Reply.Status
 	switch {
@@ -214,7 +213,10 @@ func (r *Run) fenced(c call, in Answered) {
 	if c.step < 0 {
 		switch in.Reply.Code {
 		case wire.CodeUnknown, wire.CodeRefused, wire.CodeInvalid:
-			r.chores[c.slot].word = fmt.Sprintf("%s has a slot of run %s, which cannot be taken away (%s); `kido release --slot %[1]s` frees it", c.slot.Member, c.slot.Run, in.Reply.Word)
+			if r.chores[c.slot.Slot] == nil {
+				return // it was freed meanwhile
+			}
+			r.chores[c.slot.Slot].word = fmt.Sprintf("%s has a slot of run %s, which cannot be taken away (%s); `kido release --slot %[1]s` frees it", c.slot.Member, c.slot.Run, in.Reply.Word)
 		}
 		return
 	}
@@ -245,6 +247,7 @@ func (r *Run) fenced(c call, in Answered) {
 
 // giveAll frees a slot wherever it may be.
 func (r *Run) giveAll(h held) {
+	delete(r.chores, h.Slot)
 	for _, keeper := range r.site.Service(h.service).Keepers() {
 		h.keeper = keeper
 		r.give(h)

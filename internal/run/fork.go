@@ -38,7 +38,7 @@ func (r *Run) Clone() *Run {
 		c.reads[q] = &a
 	}
 	c.calls = maps.Clone(r.calls)
-	c.chores = make(map[held]*chore, len(r.chores))
+	c.chores = make(map[wire.Slot]*chore, len(r.chores))
 	for h, o := range r.chores {
 		o := *o
 		c.chores[h] = &o
@@ -196,11 +196,11 @@ func (r *Run) keyProbes(k *keyer) {
 // keyChores adds what is known of slots that are in the way, or were.
 func (r *Run) keyChores(k *keyer) {
 	k.number(len(r.chores))
-	for _, h := range slices.SortedFunc(maps.Keys(r.chores), func(a, b held) int {
-		return cmp.Or(cmp.Compare(a.keeper, b.keeper), cmp.Compare(a.Member, b.Member), cmp.Compare(a.Run, b.Run), cmp.Compare(a.Generation, b.Generation))
+	for _, slot := range slices.SortedFunc(maps.Keys(r.chores), func(a, b wire.Slot) int {
+		return cmp.Or(cmp.Compare(a.Member, b.Member), cmp.Compare(a.Run, b.Run), cmp.Compare(a.Generation, b.Generation))
 	}) {
-		o := r.chores[h]
-		k.held(h)
+		o := r.chores[slot]
+		k.held(held{Slot: slot})
 		k.flags(o.out, r.now-o.since >= courtesy)
 	}
 	k.number(len(r.silent))
@@ -262,7 +262,7 @@ func (k *keyer) claim(s *step) {
 			k.text(keeper)
 		}
 	}
-	k.held(c.busy)
+	k.flags(c.busy)
 	k.number(len(c.taken))
 	for _, slot := range c.taken {
 		k.held(held{Slot: slot})

@@ -63,7 +63,7 @@ type Run struct {
 	reads  map[question]*read
 	calls  map[int]call // outstanding, by number
 	pools  map[string]*pool
-	chores map[held]*chore          // about slots of other runs
+	chores map[wire.Slot]*chore     // about slots of other runs
 	silent map[string]time.Duration // hosts of keepers that did not answer, and when
 
 	seq         int // counts events: the order of reads
@@ -176,7 +176,7 @@ func New(id string, t *plan.Topology, p *plan.Plan, o Options) *Run {
 		id: id, site: t.Site(), topo: t, plan: p, opts: o,
 		rng:   *rand.NewPCG(o.Seed, o.Seed),
 		reads: map[question]*read{}, calls: map[int]call{}, pools: map[string]*pool{},
-		chores: map[held]*chore{}, silent: map[string]time.Duration{},
+		chores: map[wire.Slot]*chore{}, silent: map[string]time.Duration{},
 	}
 	held := map[site.Instance]bool{} // holds come first
 	for _, s := range p.Steps {

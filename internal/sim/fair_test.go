@@ -91,10 +91,10 @@ func (w *world) fairOf(among func(move) bool) (best move, ok bool) {
 // mendSomething does what only a person does; it reports whether there was
 // anything.
 func (w *world) mendSomething() bool {
-	rolled := slices.ContainsFunc(w.nodes, func(n node) bool { return n.rolled })
-	if (rolled || w.sc.other != "") && len(w.runners) == len(w.specs) {
-		// Who rolls a machine back, or has a site file that others have not, says so
-		// to kido in the end: nobody else can know.
+	unknown := slices.ContainsFunc(w.nodes, func(n node) bool { return n.rolled || n.unseen })
+	if (unknown || w.sc.other != "") && len(w.runners) == len(w.specs) {
+		// Who rolls a machine back, has just brought kido to a site, or has a site file
+		// that others have not, says so to kido in the end: nobody else can know.
 		w.mend(plan.Up)
 		return true
 	}
@@ -102,6 +102,12 @@ func (w *world) mendSomething() bool {
 		n := &w.nodes[k]
 		if n.disk.now.damaged && !w.mended(int8(k)) {
 			w.mend(plan.Restart, w.names[k])
+			return true
+		}
+	}
+	for k := range w.nodes {
+		if n := &w.nodes[k]; n.left && !n.up && !n.purpose && !w.mended(int8(k)) {
+			w.mend(plan.Up, w.names[k]) // who has it left down, starts it
 			return true
 		}
 	}

@@ -23,6 +23,7 @@ type gateProc struct {
 	child  int
 	do     initsys.Action
 	intent gate.Intent   // on record
+	loaded gate.Moment   // when it read the record
 	asked  bool          // STATUS: the probes were tried
 	seenAt int32         // STATUS: when it was looked at, in moves
 	job    int16         // of init
@@ -136,7 +137,11 @@ func (w *world) perform(at int) int {
 		ev = gate.Locked{OK: true}
 	case gate.Load:
 		l := n.disk.load(w.names[g.node])
+		if g.mail.q.Verb == wire.VerbEnsure && l.Unreadable == "" && l.Record.Generation == 0 {
+			w.count(oneMore, nothingOnIt)
+		}
 		l.Now = w.moment(w.at[g.node])
+		g.loaded = l.Now
 		ev = l
 	case gate.Idle:
 		ev = gate.Looked{Look: n.look()}

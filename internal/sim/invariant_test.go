@@ -27,14 +27,16 @@ import (
 //	I6 confinement   a gate writes no record but that of the instance it was asked about
 //	I7 purpose       what was stopped on purpose is started only by who asks for that
 //	I8 promises      who says done has had it so at one instant
+//	I9 calm          there are no more reactions that nobody asked for in person than
+//	                 the budget allows, and what is followed was up for its settle window
 //
 // A start of a unit that somebody else starts at the same moment may end that life:
 // the surplus restart of a gate that is only given the verb restart. It counts only
 // against lives that were begun for the very basis.
 //
 // A record that was rolled back excuses its own instance from I2 (what was done
-// since is done again) and from I7 (a stop on purpose is forgotten), for good; a
-// damaged one from I2 (what it was started against is unknown). Two site files that do not
+// since is done again), I9 and I7 (a stop on purpose is forgotten), for good; a
+// damaged one from I2 and I9 (what it was started against, and how often, is unknown). Two site files that do not
 // agree on what an instance depends on excuse that instance from I2, for each of
 // their runners puts right what the other one has left. From nothing else.
 
@@ -251,8 +253,70 @@ func (w *world) recorded(g *gateProc, before, r gate.Record) {
 	case verb == wire.VerbStart || verb == wire.VerbRestart:
 		n.purpose = false
 	}
+	switch {
+	case g.mail.q.Verb == wire.VerbRelease:
+		n.reactions = nil
+	case g.mail.q.Verb != wire.VerbEnsure:
+	case r.Intent == nil:
+		n.waived = false
+	case g.do == "":
+	case before.Intent == nil:
+		w.reacts(g, before)
+	default:
+		w.count(oneMore, resumedDebt)
+	}
 	if g.do == "" && r.Intent != nil && r.Intent.Do == initsys.Start {
+		w.count(oneMore, heldIsLetGo)
 		w.acts(g) // it lets a held start go
+	}
+}
+
+// reacts is called when a gate has put on record that it is going to act on an
+// ENSURE: I9. What a run has stopped is owed its start at any rate.
+func (w *world) reacts(g *gateProc, before gate.Record) {
+	n, q := &w.nodes[g.node], &g.mail.q
+	if q.Budget == 0 {
+		return // somebody asked for it in person
+	}
+	recent := 0
+	for _, m := range n.reactions {
+		if m.Boot == g.loaded.Boot && g.loaded.At-m.At < q.Within {
+			recent++
+		}
+	}
+	if uint64(recent) >= q.Budget && before.Wanted != wire.WantedHeld && !n.rolled && !n.forgot {
+		w.fail("I9 calm", "%s has a reaction too many: %d in %s are allowed", w.names[g.node], q.Budget, q.Within)
+	}
+	n.reactions = append(slices.Clip(n.reactions), g.loaded)
+}
+
+// followed is called when a gate starts a node against an incarnation: I9. A clock
+// that jumps shortens a window, and a search has no time that is the same for all.
+func (w *world) followed(g *gateProc, l *layout, u int8, t string) {
+	n, r := &w.nodes[g.node], &w.runners[g.mail.by]
+	window := l.site.Service(service(w.names[u])).Settle
+	if window == 0 || r.skewed || w.sc.untimed {
+		return
+	}
+	if on, _ := n.disk.now.rec.Basis.Get(w.names[u]); on == t {
+		return // that is nothing new
+	}
+	if of := w.nodes[u].incarnation(t); of != nil && w.now-of.at < window {
+		w.fail("I9 calm", "%s follows %s %s, which is up for %s only", w.names[g.node], w.names[u], t, w.now-of.at)
+	}
+}
+
+// leftDown is called when a run says that it leaves a node down. Where it could not
+// read the upstreams, what the node will be started against is not on record: who
+// starts it by hand has it restarted once more than need be, at the next run.
+func (w *world) leftDown(k int8) {
+	n := &w.nodes[k]
+	for _, e := range w.layouts[0].edges[k] {
+		for _, u := range e.ups {
+			if on, _ := n.disk.now.rec.Basis.Get(w.names[u]); on != w.nodes[u].token() && !e.none {
+				n.waived = true
+			}
+		}
 	}
 }
 
@@ -272,6 +336,7 @@ func (w *world) acts(g *gateProc) {
 			if !ok {
 				continue
 			}
+			w.followed(g, l, u, t)
 			if why := w.wasGood(l, u, w.nodes[u].incarnation(t), g.mail.since); why != "" {
 				w.fail("I4 barrier", "%s is started against %s %s, which since its basis was read %s", w.names[g.node], w.names[u], t, why)
 			}
@@ -404,7 +469,7 @@ func (w *world) completeOne(l *layout, k int8) {
 			if e.reload && p.reloaded != nil {
 				after = p.reloaded[u]
 			}
-			if on, _ := st.Basis.Get(w.names[u]); on != up.token() {
+			if on, _ := st.Basis.Get(w.names[u]); on != up.token() && (!n.waived || after < up.rank) {
 				w.fail("I3 no loss", "the basis of %s has %s %q in the end, which is %q", w.names[k], w.names[u], on, up.token())
 			}
 			if after < up.rank {

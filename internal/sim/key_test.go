@@ -48,7 +48,7 @@ func (w *world) key() []byte {
 
 func (w *world) keyOfNode(b []byte, n *node) []byte {
 	b = flags(b, n.up, n.failed, n.ready, n.nameless, n.broken, n.purpose, n.rolled, n.wait != nil)
-	b = flags(b, n.unsaid, n.unslotted, n.forgot)
+	b = flags(b, n.unsaid, n.unslotted, n.forgot, n.left, n.unseen, n.waived)
 	b = numbers(b, int(n.life), int(n.inside), int(n.rank), int(n.everReady), int(n.downBy))
 	if n.up {
 		l := n.present()
@@ -69,6 +69,7 @@ func (w *world) keyOfNode(b []byte, n *node) []byte {
 		b = contents(b, h.saw)
 		b = numbers(b, int(h.now), int(h.since))
 	}
+	b = contents(b, n.reactions)
 	ended := slices.Sorted(slices.Values(n.ended))
 	for _, e := range ended {
 		b = binary.LittleEndian.AppendUint64(b, e)

@@ -99,6 +99,14 @@ func (w *world) answer(g *gateProc, r wire.Reply) {
 }
 
 func (w *world) reply(m mail, r wire.Reply) {
+	if r.Code == wire.CodeRefused {
+		w.count(string(anyVerb), string(r.Code))
+	} else {
+		w.count(string(m.q.Verb), string(r.Code))
+	}
+	if m.q.Verb == wire.VerbFence && m.q.Generation > 0 && r.Code == wire.CodeDone {
+		w.count(oneMore, fencedMember)
+	}
 	m.reply, m.r = true, r
 	w.deliverable(m)
 }

@@ -3,7 +3,9 @@ package sim
 import (
 	"slices"
 	"strconv"
+	"time"
 
+	"kido/internal/gate"
 	"kido/internal/initsys"
 	"kido/internal/site"
 	"kido/internal/wire"
@@ -19,6 +21,7 @@ type node struct {
 	broken   bool // it died, or failed to start, by no hand of kido's
 	jobs     []job
 	wait     *waiter // its own start at boot is held
+	left     bool    // or is not to come: its waiter has given up
 
 	life      int16 // of the unit: what init calls an incarnation
 	inside    int16 // restarts inside this life: what only the probe can tell
@@ -31,10 +34,14 @@ type node struct {
 	purpose bool  // an operator wants it down
 	rolled  bool  // its record was rolled back
 	forgot  bool  // its record was damaged
+	waived  bool  // a run has left it down, and could not put on record against what
+	unseen  bool  // nothing was on record of it at first
 	unsaid  bool  // it was stopped by hand, and by its record kido may owe the start
 	downBy  int16 // the run that took it down, until it is ready again; 0 for none
 	// unslotted: that run could not ask most keepers of its pool.
 	unslotted bool
+	// reactions are when gates have begun to act on an ENSURE: as the budget counts.
+	reactions []gate.Moment
 	ended     []uint64 // what gates have ended a life of it for: vectors, and runs that were to restart it
 }
 
@@ -45,7 +52,8 @@ type life struct {
 	token    string
 	after    []int16
 	reloaded []int16 // the same for its latest reload; nil for none
-	readyAt  int32   // when it was last seen ready, in moves; 0 for never
+	at       time.Duration
+	readyAt  int32 // when it was last seen ready, in moves; 0 for never
 	begunBy  cause
 }
 
@@ -132,14 +140,19 @@ func (w *world) begin(k int8, c cause) {
 	if len(n.lives) == memory {
 		n.lives = slices.Delete(n.lives, 0, 1)
 	}
-	n.lives = append(n.lives, life{rank: n.rank, token: token, after: w.readySoFar(), begunBy: c})
-	n.up, n.failed, n.ready, n.nameless, n.broken = true, false, false, false, false
+	n.lives = append(n.lives, life{rank: n.rank, token: token, after: w.readySoFar(), at: w.now, begunBy: c})
+	n.up, n.failed, n.ready, n.nameless, n.broken, n.left = true, false, false, false, false, false
 	w.stirred = true
 	if w.telling {
 		w.say("    %s is in incarnation %s", w.names[k], token)
 	}
 	w.begun(k, c)
 	w.announce(k)
+	for d := range w.nodes { // whoever tells of it sees them again
+		if slices.ContainsFunc(w.layouts[0].edges[d], func(e edge) bool { return slices.Contains(e.ups, k) }) {
+			w.nodes[d].waived = false
+		}
+	}
 }
 
 // readySoFar is, of every node, the latest incarnation that has been ready.

@@ -21,7 +21,7 @@ type script []string
 func play(t testing.TB, sc *scenario, s script) *world {
 	t.Helper()
 	w := newWorld(sc)
-	w.telling = true
+	w.tell()
 	paused := map[string]bool{}
 	for _, step := range s {
 		name, pauses := strings.CutSuffix(strings.Trim(step, "()"), " pauses")

@@ -32,6 +32,7 @@ type runner struct {
 	wake    time.Duration // 0: none
 	doomed  int8          // it dies in its next step, see deaths
 	full    bool          // its journal cannot be written
+	skewed  bool          // its clock has jumped
 	outcome run.Outcome
 	resumed int8 // in fair play: how often
 
@@ -292,8 +293,15 @@ func (w *world) published(k int8, e run.Event) {
 		// It says so where it could not ask most of the keepers.
 		if bit := uint32(1) << w.byName[s.Instance]; strings.Contains(s.Word, "within reach only") {
 			r.unslotted |= bit
+			w.count(oneMore, reachOnly)
 		} else {
 			r.unslotted &^= bit
+		}
+	}
+	if s := e.Step; s != nil {
+		w.count(aPhase, string(s.Phase))
+		if s.Phase == run.PhaseWaived {
+			w.leftDown(w.byName[s.Instance])
 		}
 	}
 	if s := e.Step; w.telling && s != nil {
@@ -336,6 +344,7 @@ func (w *world) runEnded(k int8, o run.Outcome) {
 	if w.telling {
 		w.say("    %s ends: %s", r.spec.name, o)
 	}
+	w.count(anEnd, string(o))
 	w.promised(k, o)
 	r.outcome = o
 	w.leave(k)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,9 +15,10 @@ import (
 )
 
 var (
-	seedCount = flag.Int("sim.seeds", 0, "how many seeds TestSeeds plays; 0: 10000, 300 with -short or -race")
-	oneSeed   = flag.Int64("sim.seed", -1, "play this one seed, and tell its story")
-	million   = flag.Bool("sim.million", false, "play a million seeds")
+	seedCount  = flag.Int("sim.seeds", 0, "how many seeds TestSeeds plays; 0: 10000, 300 with -short or -race")
+	oneSeed    = flag.Int64("sim.seed", -1, "play this one seed, and tell its story")
+	everything = flag.Bool("sim.all", false, "tell how often everything has happened in TestSeeds")
+	million    = flag.Bool("sim.million", false, "play a million seeds")
 )
 
 // TestSeeds plays a story for every seed: which faults there are and how often, who
@@ -43,14 +45,23 @@ func TestSeeds(t *testing.T) {
 	}
 	begun := time.Now()
 	var moves, failed atomic.Int64
+	var mu sync.Mutex
+	seen := tally{}
 	t.Run("chunks", func(t *testing.T) {
 		const chunk = 100
 		for from := 0; from < count; from += chunk {
 			t.Run(fmt.Sprint(from), func(t *testing.T) {
 				t.Parallel()
+				here := tally{}
+				defer func() {
+					mu.Lock()
+					defer mu.Unlock()
+					seen.add(here)
+				}()
 				for seed := from; seed < min(from+chunk, count) && failed.Load() < 5; seed++ {
 					w, n := playSeed(uint64(seed), false)
 					moves.Add(int64(n))
+					here.add(w.seen)
 					if w.broken != "" {
 						failed.Add(1)
 						w, _ = playSeed(uint64(seed), true)
@@ -62,6 +73,12 @@ func TestSeeds(t *testing.T) {
 	})
 	took := time.Since(begun).Seconds()
 	t.Logf("%d seeds, %d moves: %.0f seeds/s, %.0f moves/s on %d processors", count, moves.Load(), float64(count)/took, float64(moves.Load())/took, runtime.GOMAXPROCS(0))
+	if count >= 10_000 && failed.Load() == 0 {
+		seen.check(t, count)
+	}
+	if *everything {
+		t.Logf("what has happened:\n%s", seen)
+	}
 }
 
 // swarm is what a seed makes of a scenario: faults that are on, and how often.
@@ -69,6 +86,8 @@ type swarm struct {
 	rng    *rand.Rand
 	often  int // of a thousand moves, faults
 	length int // moves, before all goes well
+	// lasting: what is cut stays so until all goes well.
+	lasting bool
 }
 
 func playSeed(seed uint64, telling bool) (*world, int) {
@@ -88,8 +107,22 @@ func playSeed(seed uint64, telling bool) (*world, int) {
 	if slices.ContainsFunc(sc.on().layouts[0].site.Services, func(v *site.Service) bool { return v.Keepers() != nil }) {
 		b[unreadable] = 0
 	}
+	s.lasting = s.rng.IntN(4) == 0
+	if s.lasting {
+		b[linkCut], b[hostCut] = 3, 2
+	}
 	w := newWorld(sc.with(b))
-	w.telling = telling
+	w.seen = tally{}
+	if s.rng.IntN(4) == 0 {
+		for k := range w.nodes {
+			if s.rng.IntN(2) == 0 {
+				w.unsee(int8(k))
+			}
+		}
+	}
+	if telling {
+		w.tell()
+	}
 	for range s.length {
 		m, ok := s.pick(w.moves())
 		if !ok || w.broken != "" {
@@ -101,51 +134,76 @@ func playSeed(seed uint64, telling bool) (*world, int) {
 	return w, int(w.seq)
 }
 
-// weight is how likely a move is beside the others that are no faults.
-func weight(m move) int {
+// unsee has a node as kido finds it that has never seen it start.
+func (w *world) unsee(k int8) {
+	n := &w.nodes[k]
+	n.disk.now, n.disk.old, n.unseen = content{}, content{}, true
+}
+
+// weight is how likely a move is beside the others of its sort: faults, or none.
+func (s *swarm) weight(m move) int {
 	switch m.kind {
+	case powerCut:
+		if m.n > 0 {
+			return 50 // there is seldom something to lose
+		}
+		return 1
+	case heals:
+		if s.lasting {
+			return 0
+		}
+		return 2
 	case arrives:
 		if m.n > 0 {
 			return 1 // who waited for its reply has given up: let it be late
 		}
-	case begins, resumes, heals, boots, granted, waited, waitsNot:
+	case begins, resumes, boots, granted, waited, waitsNot:
 		return 2
 	case ticks:
 		return 3
+	}
+	switch {
+	case m.kind == jobDies, m.kind == initLies, m.kind == startsBlind:
+		return 4 // there is seldom such a job
+	case m.kind.fault():
+		return 1
 	}
 	return 12
 }
 
 func (s *swarm) pick(all []move) (move, bool) {
-	fault := s.rng.IntN(1000) < s.often
-	sum, other := 0, 0
+	var sums [2]int // by whether they are faults
+	loss := false
 	for _, m := range all {
-		if m.kind.fault() {
-			other++
-		} else {
-			sum += weight(m)
-		}
+		sums[sort(m)] += s.weight(m)
+		loss = loss || m.kind == powerCut && m.n > 0
 	}
-	if sum == 0 && other == 0 {
+	often := s.often
+	if loss {
+		often = max(often, 200)
+	}
+	from := 0
+	if s.rng.IntN(1000) < often && sums[1] > 0 || sums[0] == 0 {
+		from = 1
+	}
+	if sums[from] == 0 {
 		return move{}, false
 	}
-	if other > 0 && (fault || sum == 0) {
-		n := s.rng.IntN(other)
-		for _, m := range all {
-			if m.kind.fault() {
-				if n--; n < 0 {
-					return m, true
-				}
-			}
-		}
-	}
-	n := s.rng.IntN(max(sum, 1))
+	n := s.rng.IntN(sums[from])
 	for _, m := range all {
-		if !m.kind.fault() {
-			if n -= weight(m); n < 0 {
+		if sort(m) == from {
+			if n -= s.weight(m); n < 0 {
 				return m, true
 			}
 		}
 	}
 	return move{}, false
+}
+
+// sort is 1 for a fault.
+func sort(m move) int {
+	if m.kind.fault() {
+		return 1
+	}
+	return 0
 }

@@ -7,6 +7,13 @@ import (
 	"kido/internal/plan"
 )
 
+// times end each service of a site file. Patience is short and looks are rare: else
+// most moves would be looks.
+const (
+	timesBegin = ", timeout:"
+	times      = timesBegin + " {ready: 30s}, ready: [{tcp: ':1', interval: 5s}]}"
+)
+
 // siteOf writes a site file: services as "name hosts: more".
 func siteOf(services ...string) string {
 	var b strings.Builder
@@ -17,9 +24,10 @@ func siteOf(services ...string) string {
 		if !strings.Contains(more, "sysv:") {
 			more = strings.TrimSuffix("systemd: "+name+".service, "+more, ", ")
 		}
-		// Patience is short and looks are rare: else most moves would be looks.
-		const times = "timeout: {ready: 30s}, wait: {timeout: 60s}, ready: [{tcp: ':1', interval: 5s}]"
-		fmt.Fprintf(&b, "  %s: {hosts: [%s], %s, %s}\n", name, hosts, more, times)
+		if !strings.Contains(more, "wait:") {
+			more += ", wait: {timeout: 60s}"
+		}
+		fmt.Fprintf(&b, "  %s: {hosts: [%s], %s%s\n", name, hosts, more, times)
 	}
 	return b.String()
 }
@@ -37,6 +45,10 @@ var (
 	reloadSite  = siteOf("db h1", "web h2: after: {db: reload}", "front h3: sysv: front, after: {web: restart, db: reload}")
 	lessSite    = siteOf("db h1", "cache h2", "web h3, h4: after: {db: restart}, max_failures: 2")
 	moreSite    = siteOf("db h1", "cache h2", "web h3, h4: after: {db: restart, cache: restart}, max_failures: 2")
+	budgetSite  = siteOf("db h1", "web h2, h3: after: {db: restart}, budget: {reactions: 1, within: 10m}", "front h4: sysv: front, after: {web: {of: any}}, budget: {reactions: 2, within: 5m}")
+	settleSite  = siteOf("db h1: settle: 30s", "cache h2: sysv: cache, after: {db: restart}, settle: 10s", "web h3: after: {db: reload, cache: restart}")
+	afarSite    = strings.ReplaceAll(siteOf("db h1", "web h2, h3: after: {db: restart}, max_failures: 2"), "interval: 5s", "interval: 5s, from: dependent")
+	leaveSite   = siteOf("db h1", "web h2: after: {db: restart}, wait: {timeout: 20s, otherwise: leave}", "front h3: after: {web: restart}, wait: {timeout: 20s, otherwise: leave}")
 )
 
 // op is somebody at a desk on the first host that types one command.
@@ -57,5 +69,9 @@ var scenarios = []*scenario{
 	{name: "any of, and wants", text: mixedSite, hooks: true, runners: []spec{op(1, plan.Restart, "db@h1"), op(2, plan.Restart, "cache"), op(3, plan.Down, "db@h2"), op(4, plan.Up)}},
 	{name: "reload", text: reloadSite, hooks: true, runners: []spec{op(1, plan.Restart, "db"), op(2, plan.Reload, "web"), op(3, plan.Up)}},
 	{name: "two site files", text: moreSite, other: lessSite, hooks: true, runners: []spec{op(1, plan.Restart, "db"), {name: "op2", host: "h2", verb: plan.Announce, targets: []string{"db"}, other: true}}},
+	{name: "budget", text: budgetSite, hooks: true, runners: []spec{op(1, plan.Restart, "db"), op(2, plan.Announce, "db"), op(3, plan.Up)}},
+	{name: "settle window", text: settleSite, hooks: true, autoRestart: true, runners: []spec{op(1, plan.Restart, "db"), op(2, plan.Announce, "db"), op(3, plan.Up)}},
+	{name: "probes from afar", text: afarSite, hooks: true, autoRestart: true, runners: []spec{op(1, plan.Restart, "db"), op(2, plan.Restart, "web"), op(3, plan.Up)}},
+	{name: "otherwise leave", text: leaveSite, hooks: true, runners: []spec{op(1, plan.Restart, "db"), op(2, plan.Up), op(3, plan.Stop, "web")}},
 	{name: "restarts inside the unit", text: poolSite, hooks: true, probeWord: true, runners: []spec{op(1, plan.Restart, "db"), op(2, plan.Announce, "db")}},
 }

@@ -85,6 +85,7 @@ func (w *world) look(k int8) {
 	if !v.Over {
 		return
 	}
+	w.countVerdict(v)
 	if w.telling {
 		w.say("    waiter of %s: %s", w.names[k], v.Word)
 	}
@@ -93,6 +94,7 @@ func (w *world) look(k int8) {
 		return
 	}
 	n.jobs = slices.DeleteFunc(n.jobs, func(j job) bool { return j.boot })
+	n.left = true
 	if w.locked(k) {
 		return // a gate is at work on it: it decides
 	}
@@ -104,6 +106,7 @@ func (w *world) look(k int8) {
 	r.Generation++
 	r.Wanted, r.Seen = wire.WantedHeld, wire.StateDown
 	n.disk.put(r, true)
+	n.purpose = false // its boot wanted it up
 	w.stirred = true
 }
 

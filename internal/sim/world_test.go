@@ -38,6 +38,7 @@ type world struct {
 	current     []uint32 // by layout: the nodes that are up and current, see invariant_test.go
 
 	broken  string // the first invariant that was violated, with what happened
+	seen    tally  // counts what happens; nil: nobody wants to know
 	telling bool
 	told    []string
 	scratch []move
@@ -101,6 +102,7 @@ func (w *world) clone() *world {
 		n := &c.nodes[i]
 		// Lives are changed in place only in their last element.
 		n.lives, n.ended, n.jobs = slices.Clone(n.lives), slices.Clip(n.ended), slices.Clone(n.jobs)
+		n.reactions = slices.Clip(n.reactions)
 	}
 	c.keepers = slices.Clone(w.keepers)
 	c.gates, c.mails, c.runners = slices.Clone(w.gates), slices.Clone(w.mails), slices.Clone(w.runners)
@@ -109,8 +111,22 @@ func (w *world) clone() *world {
 			r.run = r.run.Clone()
 		}
 	}
-	c.current, c.told, c.scratch = slices.Clone(w.current), slices.Clip(w.told), nil
+	c.current, c.told, c.scratch, c.seen = slices.Clone(w.current), slices.Clip(w.told), nil, nil
 	return &c
+}
+
+// tell has the story kept from here on. It begins with what there is, and with what
+// each runner is to type.
+func (w *world) tell() {
+	w.telling = true
+	for _, line := range strings.Split(w.sc.text, "\n") {
+		if service, _, ok := strings.Cut(line, timesBegin); ok {
+			w.say("%s}", strings.TrimSpace(service))
+		}
+	}
+	for _, s := range w.specs {
+		w.say("%s at %s: kido %s %s", s.name, s.host, s.verb, strings.Join(s.targets, " "))
+	}
 }
 
 // say adds a line to the story.
@@ -385,8 +401,13 @@ func (w *world) do(m move) {
 	if m.kind.fault() {
 		w.left[m.kind]--
 	}
+	w.countMove(m)
 	if w.telling {
-		w.say("%s", m)
+		mark := ""
+		if m.kind.fault() {
+			mark = "! "
+		}
+		w.say("%s%s", mark, m)
 	}
 	switch {
 	case m.kind.ofHost():
@@ -492,6 +513,7 @@ func (w *world) doRunner(m move) {
 		r.full = true
 	case clockJumps:
 		r.now += leap
+		r.skewed = true
 	}
 }
 
