@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"hash/maphash"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -84,7 +83,6 @@ type visit struct {
 //
 // Where one move is as good now as later, the others wait for it; see urgent.
 func search(b bound, every int) finding {
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	begun := time.Now()
 	s := &searcher{
 		bound: b, every: every, seen: map[sum]struct{}{}, good: map[sum]struct{}{},
