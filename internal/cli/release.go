@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"kido/internal/plan"
 	"kido/internal/site"
 	"kido/internal/wire"
 )
@@ -46,7 +45,7 @@ site file any more.` + targetHelp,
 				}
 				chosen = append(chosen, some...)
 			}
-			fleet, err := a.open(plan.New(s).Site())
+			fleet, err := a.open(s)
 			if err != nil {
 				return err
 			}

@@ -146,22 +146,31 @@ func (r *runs) all(site string) (all []*pastRun, damaged []error) {
 	return all, damaged
 }
 
-// glance reads one journal; nil where the run was cut off before it had a plan,
-// and so before it did anything.
-func (r *runs) glance(id string) (*pastRun, error) {
-	records, live, err := journal.Read(r.path(id))
+// readRun reads one journal whole. There are no events where the run was cut off
+// before it had a plan, and so before it did anything, or where the journal was
+// pruned meanwhile; else the first one has the plan. An error names the file.
+func readRun(path string) (events []run.Event, live bool, err error) {
+	records, live, err := journal.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // pruned meanwhile
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	events, err := decode(records)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", r.path(id), err)
+	if events, err = decode(records); err != nil {
+		return nil, false, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(events) == 0 || events[0].Begin == nil || events[0].Begin.Plan == nil {
-		return nil, nil
+		return nil, live, nil
+	}
+	return events, live, nil
+}
+
+// glance reads one journal; nil where there is nothing in it.
+func (r *runs) glance(id string) (*pastRun, error) {
+	events, live, err := readRun(r.path(id))
+	if len(events) == 0 || err != nil {
+		return nil, err
 	}
 	past := &pastRun{id: id, site: events[0].Begin.Site, begun: events[0].Time, request: events[0].Begin.Plan.Request, live: live, steps: map[int]run.StepEvent{}}
 	past.about = map[string]bool{}

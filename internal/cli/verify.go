@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"kido/internal/journal"
 	"kido/internal/plan"
 	"kido/internal/run"
 	"kido/internal/site"
@@ -122,19 +121,11 @@ func readJournals(s *site.Site, files []string) journals {
 	r := journals{edges: edgesOf(s), live: map[string]bool{}, hosts: []string{}}
 	histories := map[string][]verify.Fact{}
 	for _, file := range files {
-		records, live, err := journal.Read(file)
-		var events []run.Event
-		if err == nil {
-			events, err = decode(records)
-		}
+		events, live, err := readRun(file)
 		switch {
-		case errors.Is(err, os.ErrNotExist): // pruned meanwhile
 		case err != nil:
-			if _, told := errors.AsType[*journal.CorruptError](err); !told {
-				err = fmt.Errorf("%s: %w", file, err)
-			}
 			r.damaged = append(r.damaged, err)
-		case len(events) == 0 || events[0].Begin == nil || events[0].Begin.Plan == nil: // it did nothing
+		case len(events) == 0: // it did nothing
 		case events[0].Begin.Site != s.Name:
 			r.others++
 		default:

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"kido/internal/journal"
 	"kido/internal/plan"
 	"kido/internal/report"
 	"kido/internal/site"
@@ -139,7 +137,6 @@ func (a *app) histories(site string, dirs []string) (all []report.History, err e
 			}
 			h, err := (&runs{dir}).history(id, site)
 			switch {
-			case errors.Is(err, os.ErrNotExist): // pruned meanwhile
 			case err != nil:
 				a.warn([]error{err})
 			case h != nil:
@@ -162,16 +159,9 @@ func isDir(path string) bool {
 // history reads one journal whole; nil where the run is another site's, or was
 // cut off before it had a plan.
 func (r *runs) history(id, site string) (*report.History, error) {
-	records, live, err := journal.Read(r.path(id))
-	if err != nil {
+	events, live, err := readRun(r.path(id))
+	if len(events) == 0 || err != nil || events[0].Begin.Site != site {
 		return nil, err
-	}
-	events, err := decode(records)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", r.path(id), err)
-	}
-	if len(events) == 0 || events[0].Begin == nil || events[0].Begin.Plan == nil || events[0].Begin.Site != site {
-		return nil, nil
 	}
 	return &report.History{ID: id, Live: live, Events: events}, nil
 }
