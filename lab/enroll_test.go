@@ -2,10 +2,17 @@ package lab
 
 import (
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"kido/internal/install"
+	"kido/internal/keys"
 )
 
 const mixedSite = `site: mixed
@@ -13,6 +20,7 @@ hosts:
   db1:  198.51.100.1
   web1: 198.51.100.2
   web2: 198.51.100.3
+  web3: 198.51.100.4
 services:
   database:
     hosts: db1
@@ -22,6 +30,12 @@ services:
     hosts: web1
     sysv: apache2
     pidfile: /run/apache2/apache2.pid
+    after: {database: restart}
+    wait: none
+    ready: {tcp: ":80"}
+  site:
+    hosts: web3
+    systemd: apache2.service
     after: {database: restart}
     wait: none
     ready: {tcp: ":80"}
@@ -39,36 +53,67 @@ services:
 // do what the site says and nothing else; and all is taken back.
 func TestEnroll(t *testing.T) {
 	t.Parallel()
-	l := Start(t, Systemd, SysV, OpenRC)
+	l := Start(t, Systemd, SysV, OpenRC, SystemdTrixie)
 	l.Run(1, "systemctl", "enable", "--now", "postgresql")
 	l.Run(2, "/etc/init.d/apache2", "start")
 	l.Run(3, "rc-service", "apache2", "start")
-	before := map[int]string{}
-	for host := 1; host <= 3; host++ {
-		before[host] = etc(l, host)
-	}
+	l.Run(4, "systemctl", "enable", "--now", "apache2")
+	l.Run(2, "sed", "-i", "/^Include/d", "/etc/ssh/sshd_config") // as older ones are
 	o := newOperator(t, l, mixedSite)
+	before := map[int]string{}
+	for host := 1; host <= 4; host++ {
+		before[host] = disk(l, host)
+	}
 	l.Run(2, "useradd", "--create-home", "--shell", "/bin/sh", "admin")
 	l.Put(2, "/etc/sudoers.d/admin", 0o440, []byte("admin ALL=(ALL) NOPASSWD: ALL\n"))
 	l.Run(2, "sh", "-c", "mkdir -m 700 ~admin/.ssh && cp /root/.ssh/authorized_keys ~admin/.ssh && chown -R admin: ~admin/.ssh")
-	before[2] = etc(l, 2)
+	before[2] = disk(l, 2)
 
 	// What goes wrong says what, where and what next, and is nobody else's.
 	said := o.must(1, o.enrollArgs("nobody@%a")...)
-	for _, want := range []string{"kido: db1: ssh could not connect", "kido: 3 hosts of 3 could not be enrolled", "hint: the same command"} {
+	for _, want := range []string{"kido: db1: ssh could not connect", "kido: 4 hosts of 4 could not be enrolled", "hint: the same command"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("no %q in:\n%s", want, said)
 		}
 	}
-	if etc(l, 1) != before[1] {
+	if disk(l, 1) != before[1] {
 		t.Error("a host that could not be enrolled has changed")
 	}
 
-	o.enroll("db1", "web2")
+	// What would be done is shown, by sudo as well, and nothing is done, here or there.
+	dry := append(o.enrollArgs("admin@%a"), "--dry-run", "web1")
+	ring := func() string {
+		out, err := exec.Command("find", o.dir, "-path", "*/keys/*").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	was := ring()
+	said = o.must(0, dry...)
+	for _, want := range []string{"\n+    ExposeAuthInfo yes\n", "--- /dev/null\n+++ /etc/ssh/kido_revoked\n", "put a block at the end of /etc/ssh/sshd_config\n--- /etc/ssh/sshd_config\n+++ /etc/ssh/sshd_config\n", "\nwrite /usr/local/sbin/kido-gate (mode 0755)\n  now:  none\n  then: ", "\nrun useradd "} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in:\n%s", want, said)
+		}
+	}
+	if ring() != was {
+		t.Errorf("the folder of keys has changed:\n%s", ring())
+	}
+	if now := disk(l, 2); now != before[2] {
+		t.Errorf("a host that was only looked at has changed:\n%s", difference(before[2], now))
+	}
+	if left := l.Run(2, "find", "/tmp", "-name", "kido-gate"); left != "" {
+		t.Errorf("what was brought there is left: %s", left)
+	}
+
+	o.enroll("db1", "web2", "web3")
 	o.must(0, append(o.enrollArgs("admin@%a"), "web1")...)
-	o.enroll("db1", "web2") // web1's host key is known by now
-	if said := o.enroll("db1", "web2"); said != "db1: nothing to change\nweb2: nothing to change\n" {
+	o.enroll("db1", "web2", "web3") // web1's host key is known by now
+	if said := o.enroll("db1", "web2", "web3"); said != "db1: nothing to change\nweb2: nothing to change\nweb3: nothing to change\n" {
 		t.Errorf("enrolled again:\n%s", said)
+	}
+	if said := o.must(0, dry...); !strings.HasSuffix(said, "web1: nothing to change\n") {
+		t.Errorf("a dry run of what is enrolled:\n%s", said)
 	}
 	o.allFresh()
 
@@ -86,21 +131,52 @@ func TestEnroll(t *testing.T) {
 		t.Errorf("db1's key asks for a command at web1: %s", out)
 	}
 
-	for host, name := range []string{"db1", "web1", "web2"} {
-		args := append(o.enrollArgs("root@%a"), "--remove", name)
-		o.must(0, args...)
-		l.Run(host+1, "rm", "-rf", "/etc/kido")
-		if now := etc(l, host+1); now != before[host+1] {
-			t.Errorf("%s is not as it was:\n%s", name, difference(before[host+1], now))
+	// sshd of trixie counts bad tries by address, and is told whose not to count:
+	// but not where somebody else tells it.
+	exempt := func(want string) {
+		t.Helper()
+		const ask = "sshd -T -C user=kido,host=h1,addr=198.51.100.1,laddr=198.51.100.4,lport=22 | grep -i -e exemptlist -e revoked"
+		if got := l.Run(4, "sh", "-c", ask); got != "revokedkeys /etc/ssh/kido_revoked\npersourcepenaltyexemptlist "+want+"\n" {
+			t.Errorf("sshd says: %s", got)
 		}
-		o.login(host + 1)
+	}
+	exempt("198.51.100.1,198.51.100.254")
+	l.Put(4, "/etc/ssh/sshd_config.d/other.conf", 0o644, []byte("PerSourcePenaltyExemptList 198.51.100.254\n"))
+	if said := o.enroll("web3"); !strings.Contains(said, "web3: 1 file changed\n  /etc/ssh/sshd_config.d/50-kido.conf\n") ||
+		!strings.Contains(said, "its list of exceptions is somebody else's: let it be: PerSourcePenaltyExemptList 198.51.100.254,198.51.100.1\n") {
+		t.Errorf("beside another list:\n%s", said)
+	}
+	exempt("198.51.100.254")
+	l.Run(4, "rm", "/etc/ssh/sshd_config.d/other.conf")
+	o.enroll("web3")
+	exempt("198.51.100.1,198.51.100.254")
+
+	for i, name := range []string{"db1", "web1", "web2", "web3"} {
+		host := i + 1
+		if name == "web3" { // in one go
+			l.Run(host, "kido", "install", "--remove", "--purge")
+		} else {
+			o.must(0, append(o.enrollArgs("root@%a"), "--remove", name)...)
+			l.Put(host, "/root/kido", 0o755, Program(t, "kido/cmd/kido"))
+			l.Run(host, "/root/kido", "install", "--remove", "--purge")
+		}
+		if now := disk(l, host); now != before[host] {
+			t.Errorf("%s is not as it was:\n%s", name, difference(before[host], now))
+		}
+		o.login(host)
 	}
 }
 
-// etc is what a machine's configuration holds, but for what changes by itself,
-// what an account leaves, and the folder of kido's own, where the key stays.
-func etc(l *Lab, host int) string {
-	return l.Run(host, "sh", "-c", `cd /etc && find . -type f -o -type l | grep -v -e '^./kido/' -e 'passwd' -e 'shadow' -e 'group' -e 'subuid' -e 'subgid' -e '\.cache' -e '^./init.d/\.' -e '^./mtab' | sort | while read -r f; do if [ -L "$f" ]; then echo "$f -> $(readlink "$f")"; else echo "$f $(md5sum <"$f")"; fi; done`)
+// disk is what a machine is set up with: the names, modes, owners and contents of
+// all files, but for what changes by itself, and what every change of an account
+// and every use of sudo leaves behind.
+func disk(l *Lab, host int) string {
+	l.t.Helper()
+	return l.Run(host, "sh", "-c", `all() {
+			find /etc /usr/local /var/lib \( -path /var/lib/postgresql -o -path /var/lib/php -o -path '/var/lib/systemd/*' -o -path /var/lib/sudo \) -prune -o "$@"
+		}
+		{ all -printf '%p %y %m %U:%G %l\n'; all -type f -print0 | xargs -0 md5sum | sed 's/\([^ ]*\)  \(.*\)/\2 \1/'; } | sort |
+		grep -v -e '^/etc/\(passwd\|shadow\|group\|gshadow\|subuid\|subgid\)- ' -e '^/etc/\.pwd\.lock ' -e '^/etc/init\.d/\.depend' -e '^/etc/mtab '`)
 }
 
 func difference(before, now string) string {
@@ -124,4 +200,357 @@ func exitOf(err error) int {
 		return exit.ExitCode()
 	}
 	return 0
+}
+
+// TestEnrollBySudo: where polkit takes no rules the gate tells systemd by sudo, and
+// can tell it nothing else.
+func TestEnrollBySudo(t *testing.T) {
+	t.Parallel()
+	l := Start(t, Systemd, SysV)
+	sudoInsteadOfPolkit(l, 1, 2)
+	l.Run(1, "systemctl", "enable", "--now", "postgresql", "apache2")
+	o := newOperator(t, l, `site: sudo
+hosts: {h1: 198.51.100.1}
+services:
+  database:
+    hosts: h1
+    systemd: postgresql@15-main
+    ready: {exec: [/usr/bin/pg_isready, -q]}
+  web:
+    hosts: h1
+    systemd: apache2
+    after: {database: restart}
+    ready: {tcp: ":80"}
+`)
+	before := disk(l, 1)
+	o.enroll()
+	o.allFresh()
+	token := func() string {
+		return l.Run(1, "systemctl", "show", "--property=InvocationID", "apache2.service")
+	}
+	for _, verb := range []string{"restart", "stop", "start", "reload"} {
+		was := token()
+		o.must(0, verb, "web")
+		if changed := token() != was; changed != (verb == "restart" || verb == "start") {
+			t.Errorf("after kido %s web its life is another one: %v", verb, changed)
+		}
+	}
+	was := token()
+	o.must(0, "restart", "database")
+	o.allFresh()
+	if token() == was {
+		t.Error("the database was restarted, and the web server was not")
+	}
+	// As an announcement does it, which is root's here.
+	was = token()
+	l.Run(1, "systemctl", "restart", "postgresql@15-main")
+	l.Until("the web server is restarted after the database", func() bool { return token() != was })
+
+	policy := string(l.Get(1, "/etc/kido/policy"))
+	if !strings.Contains(policy, "\nbecome /usr/bin/sudo -n\nsystemctl /usr/bin/systemctl\n") {
+		t.Errorf("the policy does not say how units are told:\n%s", policy)
+	}
+	asKido := func(argv ...string) error {
+		_, err := l.Exec(1, slices.Concat([]string{"setpriv", "--reuid=kido", "--regid=kido", "--clear-groups", "/usr/bin/sudo", "-n"}, argv)...)
+		return err
+	}
+	if err := asKido("/usr/bin/systemctl", "reload", "apache2.service"); err != nil {
+		t.Errorf("what is granted is refused: %v", err)
+	}
+	for _, argv := range [][]string{
+		{"/usr/bin/systemctl", "start", "apache2.service"},
+		{"/usr/bin/systemctl", "status", "apache2.service"},
+		{"/usr/bin/systemctl", "restart", "ssh.service"},
+		{"/usr/bin/systemctl", "restart", "apache2.service", "ssh.service"},
+		{"/usr/bin/systemctl", "--no-block", "restart", "apache2.service"},
+		{"/usr/bin/systemctl", "restart", "apache*"},
+		{"/usr/bin/systemctl"},
+		{"/bin/sh"},
+		{"PATH=/tmp", "/usr/bin/systemctl", "reload", "apache2.service"},
+	} {
+		if err := asKido(argv...); err == nil || !strings.Contains(err.Error(), "sudo: ") {
+			t.Errorf("%q: %v, want it refused by sudo", argv, err)
+		}
+	}
+	l.Run(1, "kido", "install", "--remove", "--purge")
+	if now := disk(l, 1); now != before {
+		t.Errorf("it is not as it was:\n%s", difference(before, now))
+	}
+}
+
+// TestEnrollCertificates: who has a certificate of an authority in the folder of
+// keys comes to the gate of an enrolled host as the person that it names, and no
+// more once the key, or the authority, is revoked; nobody else is shut out by that.
+func TestEnrollCertificates(t *testing.T) {
+	t.Parallel()
+	l := Start(t, Systemd, SystemdTrixie)
+	o := newOperator(t, l, `site: certified
+hosts: {h1: 198.51.100.1, h2: 198.51.100.2}
+services:
+  web: {hosts: [h1, h2], systemd: apache2.service}
+`)
+	pair := func(name string) (public string) {
+		t.Helper()
+		public, err := keys.New(o.path(name), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return public
+	}
+	ring := func(file, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(o.path("keys/"+file)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		o.write("keys/"+file, 0o644, []byte(text+"\n"))
+	}
+	ca, ann := pair("ca"), pair("ann")
+	ring("authorities/root.pub", ca)
+	ring("people/ann.pub", `from="198.51.100.254" `+pair("other"))
+	authority, err := keys.OpenAuthority(o.path("ca"), func() ([]byte, error) { return nil, errors.New("it has no passphrase") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := authority.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	certify := func(principal, from string) {
+		t.Helper()
+		line, err := authority.Sign(keys.CertificateOptions{
+			Principal: principal, Public: ann, From: []string{from}, Gate: install.GateProgram, ID: principal, Now: time.Now(), Life: time.Hour,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.write("ann-cert.pub", 0o644, []byte(line+"\n"))
+	}
+	come := func(key string, host int) string {
+		out, _ := l.Net("ssh", "-F", "none", "-i", o.path(key), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile="+o.path("login_hosts"), "kido@"+l.Addr(host), "id").CombinedOutput()
+		return string(out)
+	}
+	const in, out = "runs kido requests and nothing else", "Permission denied (publickey"
+	expect := func(when, key, want string) {
+		t.Helper()
+		for host := 1; host <= 2; host++ {
+			if said := come(key, host); !strings.Contains(said, want) {
+				t.Errorf("%s: %s comes to machine %d: %s; want %s", when, key, host, said, want)
+			}
+		}
+	}
+	certify("person/ann", "198.51.100.254")
+	expect("not enrolled", "ann", out)
+	o.enroll()
+	expect("enrolled", "ann", in)
+	expect("enrolled", "other", in)
+	certify("person/bob", "198.51.100.254")
+	expect("who is nobody here", "ann", out)
+	certify("person/ann", "198.51.100.77")
+	expect("from elsewhere", "ann", out)
+	certify("person/ann", "198.51.100.254")
+	expect("certified again", "ann", in)
+	ring("revoked", ann)
+	o.enroll()
+	expect("its key revoked", "ann", out)
+	expect("another's key revoked", "other", in)
+	ring("revoked", ca)
+	o.enroll()
+	expect("the authority revoked", "ann", out)
+	expect("the authority revoked", "other", in)
+	o.login(1)
+	o.login(2)
+}
+
+// loneSite is a site of which one machine is there: it is held, announces, and
+// lets in keys and certificates.
+const loneSite = `site: lone
+hosts:
+  db1:  198.51.100.8
+  web1: 198.51.100.1
+  app1: 198.51.100.9
+services:
+  database:
+    hosts: db1
+    systemd: postgresql@15-main
+    ready: {tcp: ":5432"}
+  web:
+    hosts: web1
+    systemd: apache2.service
+    after: {database: restart}
+    ready: {tcp: ":80"}
+  app:
+    hosts: app1
+    systemd: app.service
+    after: {web: restart}
+`
+
+// lone is machine 1 of a lab, ready to be installed by hand as web1 of loneSite.
+type lone struct {
+	*operator
+	before string
+}
+
+const loneFolder = "/root/new"
+
+func newLone(t *testing.T, l *Lab, flags ...string) lone {
+	t.Helper()
+	m := lone{operator: newOperator(t, l, loneSite)}
+	l.Put(1, loneFolder+"/kido", 0o755, Program(t, "kido/cmd/kido", flags...))
+	l.Put(1, loneFolder+"/kido-gate", 0o755, Program(t, "kido/cmd/kido-gate"))
+	l.Put(1, loneFolder+"/site.yaml", 0o644, []byte(loneSite))
+	for _, name := range []string{"db1.pub", "people/ann.pub", "authorities/root.pub", "revoked"} {
+		public, err := keys.New(filepath.Join(t.TempDir(), "key"), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "people/ann.pub" {
+			public = `from="198.51.100.254" ` + public
+		}
+		l.Put(1, loneFolder+"/keys/"+name, 0o644, []byte(public+"\n"))
+	}
+	m.before = disk(l, 1)
+	return m
+}
+
+// install runs kido install, with some words in its environment.
+func (m lone) install(env []string, args ...string) (said string, err error) {
+	argv := slices.Concat([]string{"env"}, env, []string{loneFolder + "/kido", "install", "--site", loneFolder + "/site.yaml", "--here", "web1"}, args)
+	out, err := m.lab.Command(1, argv...).CombinedOutput()
+	return string(out), err
+}
+
+// mustInstall is install of what must succeed.
+func (m lone) mustInstall(args ...string) (said string) {
+	m.t.Helper()
+	said, err := m.install(nil, args...)
+	if err != nil {
+		m.t.Fatalf("kido install %s: %v\n%s", strings.Join(args, " "), err, said)
+	}
+	return said
+}
+
+// sound fails the test where the administrator could not log in, or could not once
+// sshd is started again.
+func (m lone) sound(when string) {
+	m.t.Helper()
+	m.login(1)
+	if _, err := m.lab.Exec(1, "/usr/sbin/sshd", "-t"); err != nil {
+		m.t.Errorf("%s: %v", when, err)
+	}
+}
+
+// set is what was installed, but for the key, which is another each time.
+func (m lone) set() string {
+	m.t.Helper()
+	lines := strings.Split(disk(m.lab, 1), "\n")
+	return strings.Join(slices.DeleteFunc(lines, func(line string) bool { return strings.HasPrefix(line, "/etc/kido/id_ed25519") }), "\n")
+}
+
+// TestEnrollInterrupted: kido install is killed at every point between two changes
+// of the disk. Each time the administrator can log in, a second run completes it,
+// and a third finds nothing to do.
+func TestEnrollInterrupted(t *testing.T) {
+	t.Parallel()
+	l := Start(t, Systemd)
+	m := newLone(t, l, "-tags=failpoints")
+	const point, points = "/root/point", "/root/points"
+	if said, err := m.install([]string{"KIDO_FAILPOINT_LOG=" + points}, "--later"); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	want := m.set()
+	all := strings.Fields(string(l.Get(1, points)))
+	if len(all) < 40 {
+		t.Fatalf("there are only these points: %q", all)
+	}
+	m.mustInstall("--remove", "--purge")
+	for i, name := range all {
+		if i+1 < len(all) && strings.HasPrefix(name, "install.renamed#") && strings.HasPrefix(all[i+1], "install.step#") {
+			continue // there is nothing between the two
+		}
+		l.Put(1, point, 0o600, []byte(name))
+		said, err := m.install([]string{"KIDO_FAILPOINT=" + point}, "--later")
+		if _, lerr := l.Exec(1, "test", "-e", point); err == nil || lerr == nil {
+			t.Fatalf("not killed at %s: %v\n%s", name, err, said)
+		}
+		m.sound("killed at " + name)
+		m.completed("killed at "+name, want)
+		m.mustInstall("--remove", "--purge")
+	}
+	m.restored()
+}
+
+// completed fails the test where a run does not complete what an earlier one has
+// begun, or another one after it finds anything left to do.
+func (m lone) completed(when, want string) {
+	m.t.Helper()
+	m.mustInstall("--later")
+	if now := m.set(); now != want {
+		m.t.Errorf("%s, and run again, it is not as it should be:\n%s", when, difference(want, now))
+	}
+	if said := m.mustInstall("--later"); !strings.HasPrefix(said, "web1: nothing to change\n") {
+		m.t.Errorf("%s, run again, and once more:\n%s", when, said)
+	}
+}
+
+// restored fails the test where the machine is not as it was before kido came.
+func (m lone) restored() {
+	m.t.Helper()
+	if now := disk(m.lab, 1); now != m.before {
+		m.t.Errorf("removed, it is not as it was:\n%s", difference(m.before, now))
+	}
+	m.sound("removed")
+}
+
+// TestEnrollDiskFull: wherever the disk runs full, kido install says so, the
+// administrator can log in, and once there is room a second run completes it.
+func TestEnrollDiskFull(t *testing.T) {
+	t.Parallel()
+	l := Start(t, Systemd)
+	// All that kido install writes to, on a disk of its own that is small.
+	l.Run(1, "sh", "-ec", `mkdir /small && mount -t tmpfs -o size=96m tmpfs /small
+		for dir in /etc /usr/local /var/lib/kido /var/lib/kido-gate; do
+			mkdir -p "$dir" /small/"$dir" && cp -a "$dir/." /small/"$dir" && mount --bind /small/"$dir" "$dir"
+		done`)
+	m := newLone(t, l)
+	m.mustInstall("--later")
+	want := m.set()
+	pages, err := strconv.Atoi(strings.TrimSpace(l.Run(1, "sh", "-c", "cat /usr/local/bin/kido /usr/local/sbin/kido-gate | wc -c")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages /= 4096
+	m.mustInstall("--remove")
+	l.Run(1, "userdel", "kido")
+	l.Run(1, "rm", "-r", "/etc/kido")
+
+	const fill = "/small/fill"
+	said := ""
+	for free := 0; ; free += 3 {
+		if free == 9 { // now the programs have room
+			free = pages
+		}
+		l.Run(1, "sh", "-c", "dd if=/dev/zero of="+fill+" bs=4k 2>/dev/null; truncate -s -"+strconv.Itoa(4*free)+"K "+fill)
+		said, err = m.install(nil, "--later")
+		if err == nil {
+			if free <= pages {
+				t.Errorf("%d pages were enough", free)
+			}
+			break
+		}
+		when := strconv.Itoa(free) + " pages were free"
+		t.Logf("%s: %s", when, said[strings.Index(said, "kido: "):])
+		if lower := strings.ToLower(said); !strings.Contains(lower, "no space left on device") && !strings.Contains(lower, "useradd: ") {
+			t.Errorf("%s: that is not said:\n%s", when, said)
+		}
+		m.sound(when)
+		l.Run(1, "rm", fill)
+		m.completed(when, want)
+		m.mustInstall("--remove")
+		l.Run(1, "userdel", "kido")
+		l.Run(1, "rm", "-r", "/etc/kido")
+	}
+	if now := m.set(); now != want {
+		t.Errorf("installed on a disk that is nearly full:\n%s", difference(want, now))
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -140,9 +141,9 @@ No machine at hand? Try: kido demo`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError("see: "+c.CommandPath()+" --help", "%w", err)
 	})
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
-		if a.output != "text" && a.output != "json" {
-			return usageError("use: -o text or -o json", "no such output format: %q", a.output)
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		if all := formats(c); !slices.Contains(all, a.output) {
+			return usageError("use: -o "+strings.Join(all, " or -o "), "no such output format: %q", a.output)
 		}
 		return nil
 	}
@@ -150,7 +151,7 @@ No machine at hand? Try: kido demo`,
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"look", "Look, change nothing:", []*cobra.Command{a.check(), a.graph(), a.plan(), a.status(), a.why(), a.verify()}},
+		{"look", "Look, change nothing:", []*cobra.Command{a.check(), a.graph(), a.plan(), a.status(), a.why(), a.verify(), a.audit()}},
 		{"act", "Act:", append(a.verbs(), a.resume(), a.release())},
 		{"set", "Set up:", []*cobra.Command{a.enroll(), a.keys(), a.install(), a.policyCommand(), a.demo()}},
 		{"more", "More:", []*cobra.Command{a.completion(), a.version()}},
@@ -164,6 +165,18 @@ No machine at hand? Try: kido demo`,
 	root.SetHelpCommand(helpCommand())
 	root.AddCommand(topics()...)
 	return root
+}
+
+// moreFormats is a command's annotation: its output formats beside text and json.
+const moreFormats = "kido/formats"
+
+// formats lists the output formats of a command.
+func formats(c *cobra.Command) []string {
+	all := []string{"text", "json"}
+	if more := c.Annotations[moreFormats]; more != "" {
+		all = append(all, more)
+	}
+	return all
 }
 
 // globalFlags adds the flags that every command takes. Those that an
@@ -186,7 +199,9 @@ func (a *app) globalFlags(root *cobra.Command) {
 	flags.StringVarP(&a.output, "output", "o", "text", "`format`: text or json (default: text; see: kido help json)")
 	flags.Lookup("output").DefValue = ""
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "say only what went wrong")
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = root.RegisterFlagCompletionFunc("output", func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return formats(c), cobra.ShellCompDirectiveNoFileComp
+	})
 	_ = root.RegisterFlagCompletionFunc("here", func(c *cobra.Command, _ []string, start string) ([]string, cobra.ShellCompDirective) {
 		return a.completeHosts(c, nil, start)
 	})

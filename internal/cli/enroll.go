@@ -37,8 +37,8 @@ func (a *app) enroll() *cobra.Command {
 		Short: "install kido at hosts over your own ssh, and exchange keys",
 		Long: `Bring what the site file says to hosts: the programs, the policy, the locked
 key lines, the boot hooks; and bring back the public key of each host that
-announces, and its host key, to be pinned. Without HOST: every gated host of the
-site.
+announces, and its host key, to be pinned. Without HOST: every gated host of
+the site.
 
 It runs your own ssh, with your configuration, agent and jump hosts, and trusts
 a host's key where that ssh does. At the host it runs kido install, as root or
@@ -49,8 +49,12 @@ What is up and announced is announced at the end: each service that depends on
 it is restarted once (or whatever the site says), a few at a time, for kido has
 not seen it start. --later leaves that to the next start.
 
+--dry-run changes nothing, here or there: it shows what would change at each
+host, as kido install --dry-run does there, and ends with status 0 whether or
+not there is a difference. Keys that hosts have yet to make are not in it.
+
 --print connects to nothing: it prints what to carry to HOST by hand instead.`,
-		Example: "  kido enroll\n  kido enroll web1 web2\n  kido enroll web1 --to 'admin@%h' --ssh 'ssh -J bastion'\n  kido enroll web1 --print",
+		Example: "  kido enroll --dry-run\n  kido enroll\n  kido enroll web1 web2\n  kido enroll web1 --to 'admin@%h' --ssh 'ssh -J bastion'\n  kido enroll web1 --print",
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := a.load()
 			if err != nil {
@@ -60,21 +64,34 @@ not seen it start. --later leaves that to the next start.
 			if err != nil {
 				return err
 			}
-			if show {
+			switch {
+			case show && e.dry:
+				return usageError("--print is for carrying by hand, --dry-run asks the hosts", "--print and --dry-run are two questions")
+			case show:
 				return a.printEnrolment(s, hosts)
 			}
 			return a.enrollAll(c.Context(), s, hosts, &e)
 		},
 		ValidArgsFunction: a.completeHosts,
 	}
+	e.flags(c)
+	e.fromFlag(c)
+	c.Flags().BoolVar(&e.later, "later", false, "announce nothing now: the hooks begin with the next start")
+	c.Flags().BoolVar(&e.remove, "remove", false, "take back what was installed there")
+	c.Flags().BoolVarP(&e.dry, "dry-run", "n", false, "change nothing: show what would change at each host")
+	c.Flags().BoolVar(&show, "print", false, "print the files and lines to carry by hand")
+	return c
+}
+
+// flags are those of every command that works at hosts by the administrator's ssh.
+func (e *enrolment) flags(c *cobra.Command) {
 	c.Flags().StringVar(&e.ssh, "ssh", "ssh", "`command` that connects, with its options")
 	c.Flags().StringVar(&e.to, "to", "%a", "whom ssh connects to: %h is the host's `name` in the site, %a its address")
 	c.Flags().StringVar(&e.programs, "programs", "", "`folder` with kido and kido-gate for the hosts (default: those that run here)")
+}
+
+func (e *enrolment) fromFlag(c *cobra.Command) {
 	c.Flags().StringSliceVar(&e.from, "from", nil, "`address` that this machine's key comes from, as the hosts see it (default: this machine's own, on its ways there)")
-	c.Flags().BoolVar(&e.later, "later", false, "announce nothing now: the hooks begin with the next start")
-	c.Flags().BoolVar(&e.remove, "remove", false, "take back what was installed there")
-	c.Flags().BoolVar(&show, "print", false, "print the files and lines to carry by hand")
-	return c
 }
 
 // gatedHosts lists the named hosts, or all where a gate belongs.
@@ -115,25 +132,53 @@ type enrolment struct {
 	from     []string
 	remove   bool
 	later    bool
+	dry      bool
 
+	// Of a host that is worked at beside others nobody is asked for a password,
+	// and what it says is kept instead of shown.
+	words *lastWords
+	// said, where set, is told of what was done at a host instead of the user.
+	said func(*site.Host, install.Result)
+
+	ring       string // folder of the public keys
 	kido, gate string // the programs for the hosts
 	control    string // folder of ssh's shared connections
 }
 
 // enrollAll installs at every host; a host that fails holds up no other.
 func (a *app) enrollAll(ctx context.Context, s *site.Site, hosts []*site.Host, e *enrolment) error {
-	ring := filepath.Join(filepath.Dir(s.File), "keys")
-	if err := e.prepare(a, s, ring); err != nil {
-		return err
-	}
-	control, err := os.MkdirTemp("", "kido-enroll-")
+	done, err := e.open(s, hosts)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(control)
-	e.control = control
-	defer e.hangUp(hosts)
+	defer done()
+	if e.dry {
+		if err := e.copyRing(); err != nil {
+			return err
+		}
+	}
+	if !e.remove {
+		if err := e.own(a, s); err != nil {
+			return err
+		}
+	}
+	failed := a.rounds(ctx, s, hosts, e)
+	if ctx.Err() != nil {
+		return interrupted()
+	}
+	if len(failed) > 0 {
+		return &failure{status: exitFailed, err: fmt.Errorf("%s of %d could not be enrolled", count(len(failed), "host", ""), len(hosts)), hint: "the same command goes on where it was"}
+	}
+	return nil
+}
 
+func interrupted() error {
+	return &failure{status: exitInterrupted, err: errors.New("interrupted"), hint: "the same command goes on where it was"}
+}
+
+// rounds enrolls hosts one by one, and once more where what one gave is new to
+// another. It returns what failed, by host; that has been said.
+func (a *app) rounds(ctx context.Context, s *site.Site, hosts []*site.Host, e *enrolment) map[string]error {
 	failed := map[string]error{}
 	warnings := map[string][]string{} // of the last round: what the first one lacked it may have
 	for round := range 2 {
@@ -142,10 +187,10 @@ func (a *app) enrollAll(ctx context.Context, s *site.Site, hosts []*site.Host, e
 			if failed[h.Name] != nil || ctx.Err() != nil {
 				continue
 			}
-			r, here, err := a.enrollOne(ctx, s, h, e, ring, round)
+			r, here, err := a.enrollOne(ctx, s, h, e, round)
 			changed := false
-			if err == nil && !e.remove {
-				changed, err = takeHome(a, s, h, ring, r, here)
+			if err == nil && !e.remove && !e.dry {
+				changed, err = takeHome(a, s, h, e.ring, r, here)
 			}
 			if err != nil {
 				failed[h.Name] = err
@@ -163,17 +208,41 @@ func (a *app) enrollAll(ctx context.Context, s *site.Site, hosts []*site.Host, e
 			fmt.Fprintf(a.stderr, "kido: warning: %s: %s\n", h.Name, oneLine(w))
 		}
 	}
-	if ctx.Err() != nil {
-		return &failure{status: exitInterrupted, err: errors.New("interrupted"), hint: "the same command goes on where it was"}
+	return failed
+}
+
+// ringOf is the folder of a site's public keys.
+func ringOf(s *site.Site) string { return filepath.Join(filepath.Dir(s.File), "keys") }
+
+// open checks what every host needs before the first one is touched, and makes a
+// place for the shared connections; done ends them.
+func (e *enrolment) open(s *site.Site, hosts []*site.Host) (done func(), err error) {
+	if err := e.findPrograms(); err != nil {
+		return nil, err
 	}
-	if len(failed) > 0 {
-		return &failure{status: exitFailed, err: fmt.Errorf("%s of %d could not be enrolled", count(len(failed), "host", ""), len(hosts)), hint: "the same command goes on where it was"}
+	e.ring = ringOf(s)
+	if e.control, err = os.MkdirTemp("", "kido-enroll-"); err != nil {
+		return nil, err
 	}
+	return func() {
+		e.hangUp(hosts)
+		os.RemoveAll(e.control)
+	}, nil
+}
+
+// copyRing has what is done with the folder of keys done with a copy of it.
+func (e *enrolment) copyRing() error {
+	ring := filepath.Join(e.control, "keys")
+	if _, err := os.Stat(e.ring); err == nil {
+		if err := os.CopyFS(ring, os.DirFS(e.ring)); err != nil {
+			return err
+		}
+	}
+	e.ring = ring
 	return nil
 }
 
-// prepare checks what every host needs before the first one is touched.
-func (e *enrolment) prepare(a *app, s *site.Site, ring string) error {
+func (e *enrolment) findPrograms() error {
 	e.kido, e.gate = filepath.Join(e.programs, "kido"), filepath.Join(e.programs, "kido-gate")
 	if e.programs == "" {
 		var err error
@@ -189,17 +258,23 @@ func (e *enrolment) prepare(a *app, s *site.Site, ring string) error {
 			return err
 		}
 	}
-	if e.remove {
-		return nil
-	}
+	return nil
+}
+
+// own makes this machine's key where there is none, and keeps it in the ring.
+func (e *enrolment) own(a *app, s *site.Site) error {
 	if _, err := os.Stat(s.Identity); errors.Is(err, os.ErrNotExist) {
+		if e.dry {
+			a.warn([]error{errors.New("this machine has no key yet: kido enroll makes it, and adds its line at each host")})
+			return nil
+		}
 		me, _ := os.Hostname()
 		if _, err := keys.New(s.Identity, fmt.Sprintf("kido %s, made on %s", s.Name, me)); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.text(), "made this machine's key, %s\n", s.Identity)
 	}
-	return e.keepOwn(a, s, ring)
+	return e.keepOwn(a, s)
 }
 
 // checkProgram fails where a program would not run elsewhere.
@@ -220,9 +295,9 @@ func checkProgram(path string) error {
 // enrollOne installs at one host, and returns what was done there and whether it
 // is this machine. What a host says may be a lie: it is shown, and what of it is
 // used was checked.
-func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enrolment, ring string, round int) (r install.Result, here bool, err error) {
+func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enrolment, round int) (r install.Result, here bool, err error) {
 	target := e.target(h)
-	dir, here, err := e.upload(ctx, s, target, ring, round == 0)
+	dir, here, err := e.upload(ctx, a, s, target, round == 0)
 	if err != nil {
 		return r, false, err
 	}
@@ -247,6 +322,9 @@ func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enro
 	case e.later:
 		flags = " --later"
 	}
+	if e.dry {
+		flags += " --dry-run"
+	}
 	// sudo may ask for a password, so the terminal is its own and the result a
 	// file of the login's user. Nothing in these words comes from outside: the
 	// folder's name was checked, a host's name is letters, digits and ._-
@@ -254,7 +332,7 @@ func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enro
 	if err := e.runTTY(ctx, a, target, script); err != nil {
 		return r, false, fmt.Errorf("kido install there: %w", err)
 	}
-	text, err := e.run(ctx, nil, a.stderr, target, "cat "+dir+"/result")
+	text, err := e.run(ctx, nil, e.stderr(a), target, "cat "+dir+"/result")
 	if err != nil {
 		return r, false, err
 	}
@@ -263,9 +341,13 @@ func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enro
 	if err != nil || r.Host != h.Name && !nothing {
 		return r, false, errors.New("kido install there did not say what it did")
 	}
-	a.sayInstalled(h, r, round)
-	if e.remove {
-		err = removeFile(filepath.Join(ring, h.Name+".pub"))
+	if e.said != nil {
+		e.said(h, r)
+	} else {
+		a.sayInstalled(h, r, round, e.dry)
+	}
+	if e.remove && !e.dry {
+		err = removeFile(filepath.Join(e.ring, h.Name+".pub"))
 	}
 	return r, here, err
 }
@@ -288,13 +370,16 @@ func removeFile(path string) error {
 }
 
 // sayInstalled tells what was done at a host.
-func (a *app) sayInstalled(h *site.Host, r install.Result, round int) {
+func (a *app) sayInstalled(h *site.Host, r install.Result, round int, dry bool) {
 	if a.json() {
 		_ = a.writeJSON(r)
 		return
 	}
 	out := a.text()
 	switch {
+	case dry:
+		r.Host = h.Name
+		showSteps(out, r)
 	case len(r.Changed) > 0:
 		fmt.Fprintf(out, "%s: %s\n", h.Name, count(len(r.Changed), "file", "changed"))
 		for _, c := range r.Changed {
@@ -309,11 +394,8 @@ func (a *app) sayInstalled(h *site.Host, r install.Result, round int) {
 // whether one was new, so that other hosts have to be told.
 func takeHome(a *app, s *site.Site, h *site.Host, ring string, r install.Result, here bool) (changed bool, err error) {
 	if r.PublicKey != "" {
-		if err := checkAnnounceKey(s, h, ring, r.PublicKey, here); err != nil {
+		if changed, err = a.keepAnnounceKeys(s, h, ring, here, r.PublicKey, r.NextKey); err != nil {
 			return false, fmt.Errorf("its public key: %w", err)
-		}
-		if changed, err = replaceFile(filepath.Join(ring, h.Name+".pub"), r.PublicKey+"\n"); err != nil {
-			return false, err
 		}
 	}
 	key := bestHostKey(r.HostKeys)
@@ -336,15 +418,47 @@ func takeHome(a *app, s *site.Site, h *site.Host, ring string, r install.Result,
 	return changed || pinned, nil
 }
 
+// keepAnnounceKeys keeps the keys with which a host announces: one, or two while
+// it changes them. What is revoked is not kept, and changed is not true for it.
+func (a *app) keepAnnounceKeys(s *site.Site, h *site.Host, ring string, here bool, publics ...string) (changed bool, err error) {
+	all, err := install.LoadKeyring(ring, s)
+	if err != nil {
+		return false, err
+	}
+	revoked, err := loadRevoked(ring)
+	if err != nil {
+		return false, err
+	}
+	from := "" // what was said of where it comes from still holds
+	if found := all.Hosts[h.Name]; len(found) > 0 && len(found[0].From) > 0 {
+		from = fmt.Sprintf("from=%q ", strings.Join(found[0].From, ","))
+	}
+	var text strings.Builder
+	for _, public := range publics {
+		if public == "" {
+			continue
+		}
+		if err := checkAnnounceKey(h, all, public, here); err != nil {
+			return false, err
+		}
+		if revoked.has(public) {
+			a.warn([]error{fmt.Errorf("%s: its key is revoked, so that it reaches nothing: kido keys rotate %[1]s gives it another", h.Name)})
+			continue
+		}
+		text.WriteString(from + public + "\n")
+	}
+	file := filepath.Join(ring, h.Name+".pub")
+	if text.Len() == 0 {
+		return false, removeFile(file)
+	}
+	return replaceFile(file, text.String())
+}
+
 // checkAnnounceKey refuses what a host must not give as its own key: what is not
 // one, and one that is somebody else's, which would then have its rights or lose
 // its own. On this machine the two may be the same.
-func checkAnnounceKey(s *site.Site, h *site.Host, ring, public string, here bool) error {
+func checkAnnounceKey(h *site.Host, all *install.Keyring, public string, here bool) error {
 	fingerprint, err := keys.Fingerprint(public)
-	if err != nil {
-		return err
-	}
-	all, err := install.LoadKeyring(ring, s)
 	if err != nil {
 		return err
 	}
@@ -363,10 +477,17 @@ func checkAnnounceKey(s *site.Site, h *site.Host, ring, public string, here bool
 }
 
 // keepOwn keeps this machine's key among those of people, with the addresses that
-// it comes from. What a host says of that is not asked: the key would be as good as
-// unlocked if it lied.
-func (e *enrolment) keepOwn(a *app, s *site.Site, ring string) error {
-	public, err := publicKey(s.Identity)
+// it comes from, and the one that is to take its place. What a host says of that
+// is not asked: the key would be as good as unlocked if it lied.
+func (e *enrolment) keepOwn(a *app, s *site.Site) error {
+	if _, err := publicKey(s.Identity); err != nil {
+		return err
+	}
+	pair, err := keys.LoadRotation(s.Identity)
+	if err != nil {
+		return err
+	}
+	revoked, err := loadRevoked(e.ring)
 	if err != nil {
 		return err
 	}
@@ -390,20 +511,40 @@ func (e *enrolment) keepOwn(a *app, s *site.Site, ring string) error {
 	if len(from) == 0 {
 		return usageError("say which: --from ADDRESS", "no address is known that this machine's key comes from")
 	}
-	if _, err := keys.GateLine(keys.LineOptions{From: from, Gate: install.GateProgram, Public: public}); err != nil {
-		return &failure{status: exitUsage, err: err, hint: "give addresses or networks: --from 192.168.0.10"}
+	var text strings.Builder
+	for _, public := range []string{pair.Current, pair.Next} {
+		if public == "" {
+			continue
+		}
+		if revoked.has(public) {
+			a.warn([]error{errors.New("this machine's own key is revoked, so that it reaches nothing: kido keys rotate gives it another")})
+			continue
+		}
+		if _, err := keys.GateLine(keys.LineOptions{From: from, Gate: install.GateProgram, Public: public}); err != nil {
+			return &failure{status: exitUsage, err: err, hint: "give addresses or networks: --from 192.168.0.10"}
+		}
+		fmt.Fprintf(&text, "from=%q %s\n", strings.Join(from, ","), public)
 	}
-	name, err := os.Hostname()
+	name, err := ownName()
 	if err != nil {
 		return err
 	}
-	name, _, _ = strings.Cut(name, ".")
-	people := filepath.Join(ring, "people")
-	if err := os.MkdirAll(people, 0o755); err != nil {
+	file := filepath.Join(e.ring, name+".pub")
+	if text.Len() == 0 {
+		return removeFile(file)
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	_, err = replaceFile(filepath.Join(people, "operator-"+name+".pub"), fmt.Sprintf("from=%q %s\n", strings.Join(from, ","), public))
+	_, err = replaceFile(file, text.String())
 	return err
+}
+
+// ownName is what this machine's key is called in the ring.
+func ownName() (string, error) {
+	name, err := os.Hostname()
+	name, _, _ = strings.Cut(name, ".")
+	return "people/operator-" + name, err
 }
 
 // wayTo is the address that packets from here to a host bear. Nothing is sent.
@@ -473,33 +614,45 @@ func (e *enrolment) target(h *site.Host) []string {
 	return []string{"--", to}
 }
 
-var remoteFolder = regexp.MustCompile(`^/[A-Za-z0-9._/-]+$`)
+// remoteFolder is what mktemp -d names. The folder is removed in the end, as root
+// perhaps, so a login that prints a path of its own must not pass for it.
+var remoteFolder = regexp.MustCompile(`^/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*tmp\.[A-Za-z0-9]{6,}$`)
 
 // whoami tells one machine from another, clones and containers included.
 const whoami = `cat /etc/machine-id /proc/sys/kernel/random/boot_id 2>/dev/null; uname -n`
 
 // upload brings the site to a folder of its own at the host, and returns that, and
 // whether the host is this machine.
-func (e *enrolment) upload(ctx context.Context, s *site.Site, target []string, ring string, first bool) (dir string, here bool, err error) {
-	bundle, err := e.bundle(s, ring)
+func (e *enrolment) upload(ctx context.Context, a *app, s *site.Site, target []string, first bool) (dir string, here bool, err error) {
+	bundle, err := e.bundle(s)
 	if err != nil {
 		return "", false, err
 	}
-	const script = `umask 077 && d=$(mktemp -d) && tar -xf - -C "$d" && uname -m && echo "$d" && { ` + whoami + `; }`
-	out, err := e.run(ctx, bundle, os.Stderr, target, script)
+	dir, who, err := e.unpack(ctx, a, bundle, target, first)
 	if err != nil {
 		return "", false, err
+	}
+	me, err := exec.CommandContext(ctx, "/bin/sh", "-c", whoami).Output()
+	return dir, err == nil && who == string(me), nil
+}
+
+// unpack brings a tar with the program kido to a new folder at the host, of the
+// login alone, and returns that, and what whoami says there.
+func (e *enrolment) unpack(ctx context.Context, a *app, bundle *bytes.Buffer, target []string, first bool) (dir, who string, err error) {
+	const script = `umask 077 && d=$(mktemp -d) && tar -xf - -C "$d" && uname -m && echo "$d" && { ` + whoami + `; }`
+	out, err := e.run(ctx, bundle, e.stderr(a), target, script)
+	if err != nil {
+		return "", "", err
 	}
 	lines := strings.SplitN(string(out), "\n", 3)
 	if len(lines) < 3 || !remoteFolder.MatchString(lines[1]) {
-		return "", false, fmt.Errorf("the login there prints something of its own: %q: make it silent where nobody types", cutLine(string(out)))
+		return "", "", fmt.Errorf("the login there prints something of its own: %q: make it silent where nobody types", cutLine(string(out)))
 	}
 	if machine := lines[0]; first && !machineRuns(machine, e.kido) {
 		_, _ = e.run(ctx, nil, io.Discard, target, "rm -rf "+lines[1])
-		return "", false, fmt.Errorf("it is a %s machine, and %s is not for it: build both programs with GOARCH and CGO_ENABLED=0, and name their folder with --programs", oneLine(machine), e.kido)
+		return "", "", fmt.Errorf("it is a %s machine, and %s is not for it: build both programs with GOARCH and CGO_ENABLED=0, and name their folder with --programs", oneLine(machine), e.kido)
 	}
-	me, err := exec.CommandContext(ctx, "/bin/sh", "-c", whoami).Output()
-	return lines[1], err == nil && lines[2] == string(me), nil
+	return lines[1], lines[2], nil
 }
 
 func cutLine(s string) string {
@@ -523,7 +676,7 @@ func machineRuns(machine, program string) bool {
 }
 
 // bundle is what kido install needs at a host.
-func (e *enrolment) bundle(s *site.Site, ring string) (*bytes.Buffer, error) {
+func (e *enrolment) bundle(s *site.Site) (*bytes.Buffer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	add := func(name, path string, mode int64, must bool) error {
@@ -546,21 +699,27 @@ func (e *enrolment) bundle(s *site.Site, ring string) (*bytes.Buffer, error) {
 		add("site.yaml", s.File, 0o644, true),
 		add("known_hosts", s.KnownHosts, 0o644, false),
 	)
-	for _, folder := range []string{"", "people/"} {
+	for _, folder := range ringFolders {
 		err = errors.Join(err, w.WriteHeader(&tar.Header{Name: "keys/" + folder, Typeflag: tar.TypeDir, Mode: 0o755, Format: tar.FormatUSTAR}))
-		names, gerr := filepath.Glob(filepath.Join(ring, folder, "*.pub"))
+		names, gerr := filepath.Glob(filepath.Join(e.ring, folder, "*.pub"))
 		err = errors.Join(err, gerr)
 		for _, name := range names {
 			err = errors.Join(err, add("keys/"+folder+filepath.Base(name), name, 0o644, true))
 		}
 	}
+	err = errors.Join(err, add("keys/"+revokedFile, filepath.Join(e.ring, revokedFile), 0o644, false))
 	return &b, errors.Join(err, w.Close())
 }
 
 // command is the administrator's ssh. Its connection is shared by all that is run
-// at a host, so that one login is enough.
+// at a host, so that one login is enough. A host that does not answer is given up,
+// after times of ours where --ssh names none.
 func (e *enrolment) command(ctx context.Context, args ...string) *exec.Cmd {
-	argv := append(strings.Fields(e.ssh), "-o", "ControlMaster=auto", "-o", "ControlPath="+filepath.Join(e.control, "%C"), "-o", "ControlPersist=60")
+	argv := append(strings.Fields(e.ssh), "-o", "ControlMaster=auto", "-o", "ControlPath="+filepath.Join(e.control, "%C"), "-o", "ControlPersist=60",
+		"-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15")
+	if e.words != nil {
+		argv = append(argv, "-o", "BatchMode=yes")
+	}
 	argv = append(argv, args...)
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
@@ -568,37 +727,93 @@ func (e *enrolment) command(ctx context.Context, args ...string) *exec.Cmd {
 	return c
 }
 
-// run runs a script at a host and returns what it prints.
+// run runs a script at a host and returns what it prints, also where it fails.
 func (e *enrolment) run(ctx context.Context, stdin *bytes.Buffer, stderr io.Writer, target []string, script string) ([]byte, error) {
 	c := e.command(ctx, append(target, script)...)
 	if stdin != nil {
 		c.Stdin = stdin
 	}
-	c.Stderr = stderr
-	out, err := c.Output()
-	return out, sshError(err)
+	var out answer
+	c.Stdout, c.Stderr = &out, stderr
+	err := c.Run()
+	if out.over {
+		return nil, fmt.Errorf("it said more than %d bytes", maxAnswer)
+	}
+	return out.text, e.sshError(ctx, err)
+}
+
+// maxAnswer is more than any script here prints, in bytes.
+const maxAnswer = 1 << 20
+
+// answer keeps what a host says, up to maxAnswer.
+type answer struct {
+	text []byte
+	over bool
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	if len(a.text)+len(p) > maxAnswer {
+		a.over = true
+		return 0, errors.New("too long")
+	}
+	a.text = append(a.text, p...)
+	return len(p), nil
+}
+
+// lastWords keep the end of what a host says where that is not shown as it comes.
+type lastWords struct{ text []byte }
+
+func (w *lastWords) Write(p []byte) (int, error) {
+	const most = 2 << 10
+	w.text = append(w.text, p...)
+	w.text = w.text[max(0, len(w.text)-most):]
+	return len(p), nil
+}
+
+// String is the last line, as it may be shown.
+func (w *lastWords) String() string {
+	lines := strings.Split(strings.TrimSpace(string(w.text)), "\n")
+	return oneLine(strings.TrimSpace(lines[len(lines)-1]))
+}
+
+// stderr is where what a host says goes.
+func (e *enrolment) stderr(a *app) io.Writer {
+	if e.words != nil {
+		return e.words
+	}
+	return &printable{to: a.stderr}
 }
 
 // runTTY runs a script whose programs may ask the person at the terminal.
 func (e *enrolment) runTTY(ctx context.Context, a *app, target []string, script string) error {
 	args := append(target, script)
-	if term.IsTerminal(int(a.stdin.Fd())) {
+	if e.words == nil && term.IsTerminal(int(a.stdin.Fd())) {
 		args = append([]string{"-t", "-q"}, args...)
 	}
 	c := e.command(ctx, args...)
-	c.Stdin, c.Stderr = a.stdin, a.stderr
-	c.Stdout = a.stderr
-	return sshError(c.Run())
+	c.Stdout, c.Stderr = e.stderr(a), e.stderr(a)
+	if e.words == nil {
+		c.Stdin = a.stdin
+	}
+	return e.sshError(ctx, c.Run())
 }
 
-func sshError(err error) error {
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		if exit.ExitCode() == 255 {
-			return errors.New("ssh could not connect (see above); try it by hand, or say how with --to and --ssh")
-		}
-		return fmt.Errorf("it ended with status %d (see above)", exit.ExitCode())
+func (e *enrolment) sshError(ctx context.Context, err error) error {
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		return err
 	}
-	return err
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("it did not answer in time: %w", ctx.Err())
+	}
+	why := " (see above)"
+	if e.words != nil {
+		why = ": " + e.words.String()
+	}
+	if exit.ExitCode() == 255 {
+		return fmt.Errorf("ssh could not connect%s; try it by hand, or say how with --to and --ssh", why)
+	}
+	return fmt.Errorf("it ended with status %d%s", exit.ExitCode(), why)
 }
 
 // hangUp ends the shared connections.

@@ -126,6 +126,13 @@ missing; there may be more fields than these.
   verify       one object: site, good, runs, hosts, from, to, live, others,
                damaged, violations (invariant, instance, sentence, evidence:
                file, line, time, fact)
+  audit        for every host one object: host, findings (rule, severity, place:
+               file, line, option, users, except; found, why, mend)
+  audit --prove
+               one object: host, good, users (user, plain, error, results:
+               group, name, what, outcome, how)
+  audit --rules
+               a list: id, severity, title, why, source
   release      a list: instance, keeper (where it is about a slot), done, word
   up down start stop restart reload announce resume
                one object a line, each an event as it happens: time, run, and
@@ -136,12 +143,18 @@ missing; there may be more fields than these.
   resume --forget RUN
                one object: run, forgotten
   keys new     one object: identity (file), public, fingerprint
+  keys list    one object: keys, a list of kind, name, state, type, fingerprint,
+               from, may, file, line, comment
   keys line    one object: host, line
   keys pin     one object: host, file, fingerprint
+  keys export  one object: site, host or person, address, port, from, publicKey,
+               hostKey, grants (host, may), check, bundle, compact
+  keys import  as keys export, without the last two; compared, changed, replaced
   enroll       for every host and round one object, as install has it
-  install      one object: host, changed and commands (with --print what would
-               be), files (--print: path, mode, owner, text or from),
-               publicKey, hostKeys, warnings
+  install      one object: host, changed and commands (with --print and
+               --dry-run what would be), files (--print: path, mode, owner,
+               text or from), steps (--dry-run: what, mode, diff, before and
+               after: size, sha256), publicKey, nextKey, hostKeys, warnings
   policy       one object: host, policy
   version      one object: version, go, protocol
 

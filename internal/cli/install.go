@@ -3,10 +3,12 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +17,7 @@ import (
 )
 
 func (a *app) install() *cobra.Command {
-	var show, remove, purge, later bool
+	var show, dry, remove, purge, later bool
 	var initName string
 	c := &cobra.Command{
 		Use:   "install",
@@ -33,12 +35,14 @@ everything; in front of it stands from="ADDRESS", where it comes from.
 
 What is up and announced is announced at once: each service that depends on it
 is restarted (or whatever the site says), a few at a time, where kido has not
-yet seen against which start of its upstream it runs. --later leaves that to the
-next start.
+yet seen against which start of its upstream it runs. --later leaves that to
+the next start.
 
 What is in place already is left as it is, so it may be run as often as you
-like; run it again when the site file or the keys have changed.`,
-		Example: "  kido install --print       # what would be done, in full\n  kido install\n  kido install --remove",
+like; run it again when the site file or the keys have changed. --dry-run
+changes nothing and shows the difference: of each file what would be added and
+removed, and the commands. It ends with status 0 whether or not there is one.`,
+		Example: "  kido install --print       # all that this machine needs, in full\n  kido install --dry-run     # what would change\n  kido install\n  kido install --remove",
 		Args:    exactly(0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
 			switch {
@@ -46,15 +50,18 @@ like; run it again when the site file or the keys have changed.`,
 				return usageError("kido finds out which init this machine has; to see what another would need: --print --init NAME", "--init goes with --print")
 			case purge && !remove:
 				return usageError("say: kido install --remove --purge", "--purge goes with --remove")
+			case show && dry:
+				return usageError("--print shows all that is needed, --dry-run what of it is missing", "--print and --dry-run are two questions")
 			case !show && os.Geteuid() != 0:
 				return usageError("run it as root; --print shows what it would do, as any user", "only root can set a machine up")
 			case remove:
-				return a.uninstall(c, show, purge)
+				return a.uninstall(c, show, dry, purge)
 			}
-			return a.setUp(c, show, later, initName)
+			return a.setUp(c, show, dry, later, initName)
 		},
 	}
 	c.Flags().BoolVar(&show, "print", false, "change nothing: show every file in full, and every command")
+	c.Flags().BoolVarP(&dry, "dry-run", "n", false, "change nothing: show what would change")
 	c.Flags().BoolVar(&later, "later", false, "announce nothing now: the hooks begin with the next start")
 	c.Flags().BoolVar(&remove, "remove", false, "take back what was installed, and is as it was")
 	c.Flags().BoolVar(&purge, "purge", false, "with --remove: the gate's user, state, key and journals too")
@@ -62,7 +69,7 @@ like; run it again when the site file or the keys have changed.`,
 	return c
 }
 
-func (a *app) setUp(c *cobra.Command, show, later bool, initName string) error {
+func (a *app) setUp(c *cobra.Command, show, dry, later bool, initName string) error {
 	s, err := a.load()
 	if err != nil {
 		return err
@@ -99,14 +106,20 @@ func (a *app) setUp(c *cobra.Command, show, later bool, initName string) error {
 		}
 	}
 	work.Warnings = slices.Concat(setup.Warnings, work.Warnings)
-	if show {
+	switch {
+	case show:
 		return a.showSetup(setup, work)
+	case dry:
+		return a.showWork(host, work)
 	}
 	result, err := a.work(c, host, work)
 	if err != nil {
 		return err
 	}
 	if result.PublicKey, err = m.Public(setup); err != nil {
+		return err
+	}
+	if result.NextKey, err = m.Next(setup); err != nil {
 		return err
 	}
 	result.HostKeys = m.HostKeys()
@@ -125,7 +138,7 @@ func (a *app) setUp(c *cobra.Command, show, later bool, initName string) error {
 	return nil
 }
 
-func (a *app) uninstall(c *cobra.Command, show, purge bool) error {
+func (a *app) uninstall(c *cobra.Command, show, dry, purge bool) error {
 	m := install.This()
 	host, err := m.Installed()
 	if err != nil {
@@ -135,8 +148,11 @@ func (a *app) uninstall(c *cobra.Command, show, purge bool) error {
 	if err != nil {
 		return err
 	}
-	if show {
+	switch {
+	case show:
 		return a.showSetup(&install.Setup{Host: host}, work)
+	case dry:
+		return a.showWork(host, work)
 	}
 	result, err := a.work(c, host, work)
 	if err != nil {
@@ -171,14 +187,17 @@ func (a *app) work(c *cobra.Command, host string, work *install.Work) (install.R
 		return result, &failure{status: exitInterrupted, err: err}
 	case err != nil:
 		a.warnText(work.Warnings)
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			return result, &failure{status: exitFailed, err: err, hint: "make room on that disk; what was done so far is on record, and sshd and init work as before: run it again to complete it"}
+		}
 		return result, &failure{status: exitFailed, err: err, hint: "what was done so far is on record: run it again to complete it, or kido install --remove to take it back"}
 	}
 	return result, nil
 }
 
-// showSetup shows all of a setup, and the work that is left.
-func (a *app) showSetup(setup *install.Setup, work *install.Work) error {
-	result := install.Result{Host: setup.Host, Changed: []string{}, Warnings: work.Warnings}
+// resultOf is what work would come to.
+func resultOf(host string, work *install.Work) install.Result {
+	result := install.Result{Host: host, Changed: []string{}, Warnings: work.Warnings}
 	for _, s := range work.Steps {
 		if s.Argv != nil {
 			result.Commands = append(result.Commands, strings.Join(s.Argv, " "))
@@ -186,6 +205,62 @@ func (a *app) showSetup(setup *install.Setup, work *install.Work) error {
 			result.Changed = append(result.Changed, s.Path)
 		}
 	}
+	return result
+}
+
+// showWork shows what the work would change.
+func (a *app) showWork(host string, work *install.Work) error {
+	result := resultOf(host, work)
+	for _, s := range work.Steps {
+		result.Steps = append(result.Steps, s.Shown())
+	}
+	if a.json() {
+		return a.writeJSON(result)
+	}
+	showSteps(a.stdout, result)
+	a.warnText(work.Warnings)
+	return nil
+}
+
+// showSteps writes the steps of a result, which may be a host's word.
+func showSteps(out io.Writer, r install.Result) {
+	name := r.Host
+	if name == "" {
+		name = "this machine"
+	}
+	if len(r.Steps) == 0 {
+		fmt.Fprintf(out, "%s: nothing to change\n", name)
+		return
+	}
+	fmt.Fprintf(out, "%s: %s would be done\n", name, count(len(r.Steps), "step", ""))
+	known := func(d *install.Digest) string {
+		if d == nil {
+			return "none"
+		}
+		return fmt.Sprintf("%d bytes, sha256 %s", d.Size, oneLine(d.SHA256))
+	}
+	for _, s := range r.Steps {
+		what := oneLine(s.What)
+		if s.Mode != "" {
+			what += " (mode " + oneLine(s.Mode) + ")"
+		}
+		fmt.Fprintln(out, what)
+		if s.Before != nil || s.After != nil {
+			fmt.Fprintf(out, "  now:  %s\n  then: %s\n", known(s.Before), known(s.After))
+		}
+		for line := range strings.Lines(s.Diff) {
+			cells := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+			for i, cell := range cells {
+				cells[i] = oneLine(cell)
+			}
+			fmt.Fprintln(out, strings.Join(cells, "\t"))
+		}
+	}
+}
+
+// showSetup shows all of a setup, and the work that is left.
+func (a *app) showSetup(setup *install.Setup, work *install.Work) error {
+	result := resultOf(setup.Host, work)
 	if a.json() {
 		for _, f := range setup.Files {
 			result.Files = append(result.Files, f.Shown())

@@ -21,34 +21,48 @@ import (
 func (a *app) keys() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "keys",
-		Short: "make the site's key, its line for a host, and pin a host's key",
-		Long: `The site's key is an ed25519 key pair without passphrase, for kido alone. At
-each host its line locks it to one command. Host keys are pinned before the
-first connection; kido never trusts one on first use.`,
+		Short: "make, list, lock, carry and change keys; pin those of hosts",
+		Long: `Each host that announces, and each person, has an ed25519 key pair for kido
+alone. At a host its line locks it to one command. Host keys are pinned before
+the first connection; kido never trusts one on first use.
+
+kido enroll does all of this over your own ssh; with these commands it is done
+by hand.`,
 		Args: noSuchCommand, SuggestionsMinimumDistance: 2,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.keysNew(), a.keysLine(), a.keysPin())
+	c.AddCommand(
+		a.keysNew(),
+		a.keysList(),
+		a.keysLine(),
+		a.keysPin(),
+		a.keysExport(),
+		a.keysImport(),
+	)
+	c.AddCommand(a.keysRotate(), a.keysRevoke())
+	c.AddCommand(a.keysAuthority(), a.keysSign(), a.keysShow())
 	return c
 }
 
 func (a *app) keysNew() *cobra.Command {
 	return &cobra.Command{
 		Use:   "new",
-		Short: "make the site's key pair",
+		Short: "make this machine's key pair",
 		Long: `Make an ed25519 key pair where the site file says (identity; by default
-id_ed25519 beside it). The private key is never printed and never overwritten.`,
+id_ed25519 beside it): this machine's own, of no other host or person. Its
+comment says what it is for. The private key is for its owner alone (mode 0600),
+and is never printed, overwritten or carried anywhere.`,
 		Args: exactly(0, ""),
 		RunE: func(*cobra.Command, []string) error {
 			s, err := a.load()
 			if err != nil {
 				return err
 			}
-			host, err := os.Hostname()
+			comment, err := a.keyComment(s)
 			if err != nil {
-				host = "unknown"
+				return err
 			}
-			public, err := keys.New(s.Identity, fmt.Sprintf("kido %s, made on %s", s.Name, host))
+			public, err := keys.New(s.Identity, comment)
 			if err != nil {
 				return err
 			}
@@ -61,7 +75,7 @@ id_ed25519 beside it). The private key is never printed and never overwritten.`,
 			}
 			fmt.Fprintln(a.text(), public)
 			if !a.quiet {
-				fmt.Fprintf(a.stderr, "private key: %s\nnext: print its line for each host, and put it there: kido keys line HOST --from ADDRESS\n", s.Identity)
+				fmt.Fprintf(a.stderr, "private key: %s\nnext: kido enroll takes its public half to the hosts; by hand: kido keys export, or its line for a host: kido keys line HOST --from ADDRESS\n", s.Identity)
 			}
 			return nil
 		},
@@ -99,6 +113,13 @@ at the host.`,
 			if err != nil {
 				return err
 			}
+			revoked, err := loadRevoked(ringOf(s))
+			if err != nil {
+				return err
+			}
+			if revoked.has(public) {
+				return usageError("make another: kido keys rotate", "%s.pub is revoked (%s): no host may take it", identity, filepath.Join(ringOf(s), revokedFile))
+			}
 			var line string
 			if c.Flags().Changed("plain") {
 				line, err = keys.PlainLine(from, command, public)
@@ -120,6 +141,23 @@ at the host.`,
 	c.Flags().StringVar(&gatePath, "gate", install.GateProgram, "`path` of the gate at the host")
 	c.Flags().StringVar(&command, "plain", "", "lock the key to this `command` instead of the gate")
 	return c
+}
+
+// keyComment says in a public key what the key is for: of which host it is, or of
+// whom, and what it may do.
+func (a *app) keyComment(s *site.Site) (string, error) {
+	h, err := a.hostHere(s)
+	if err != nil {
+		return "", err
+	}
+	if h != nil {
+		return install.KeyComment(s, h.Name), nil
+	}
+	machine, err := os.Hostname()
+	if err != nil {
+		machine = "unknown"
+	}
+	return fmt.Sprintf("kido %s: a person at %s may do everything", s.Name, machine), nil
 }
 
 // publicKey is the public half of a key that kido signs with.

@@ -53,6 +53,7 @@ For editors: kido check --schema > site.schema.json`,
 					fmt.Fprintln(a.stderr, "warning:", w.Detail())
 				}
 			}
+			a.warnOfCertificate(s)
 			topo := plan.New(s)
 			fmt.Fprintf(a.text(), "%s: good: %s, %s, %s\n", s.File, count(len(s.Hosts), "host", ""), count(len(s.Services), "service", ""), count(len(topo.Instances()), "instance", ""))
 			return nil
@@ -230,6 +231,7 @@ they try again. Exit status 3 if anything owes.` + targetHelp,
 			seen := fleet.observe(c.Context(), topo.Around(chosen), statusTime)
 			all, damaged := runs.all(topo.Site().Name)
 			a.warn(damaged)
+			a.warnOfCertificate(topo.Site())
 			s := survey(topo, chosen, seen, all)
 			if a.json() {
 				err = a.writeJSON(s)

@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == argService {
 		serviceMain(os.Args[2:]) // does not return
 	}
+	if len(os.Args) > 1 && os.Args[1] == argLogin {
+		loginMain(os.Args[2:]) // does not return
+	}
 	os.Exit(run(m))
 }
 
@@ -34,6 +37,7 @@ func run(m *testing.M) int {
 	}
 	if err == nil {
 		build := exec.Command("go", "build", "-tags", "failpoints", "-o", bin+"/", "kido/cmd/kido", "kido/cmd/kido-gate")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as a host gets them
 		build.Stderr = os.Stderr
 		err = build.Run()
 	}

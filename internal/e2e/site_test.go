@@ -59,6 +59,7 @@ type layout struct {
 	connect  string   // time-out; default 10s
 	unnamed  bool     // sshd does not expose who asks
 	config   []string // of sshd
+	enrolled bool     // keys and policy are what kido enroll brings: see loginMain
 }
 
 // shop is a database with two web servers behind it.
@@ -126,6 +127,9 @@ func newSite(t testing.TB, l layout) *site {
 			conf := l.config
 			if !l.unnamed {
 				conf = append([]string{"ExposeAuthInfo yes"}, conf...)
+			}
+			if l.enrolled {
+				conf = append(s.enrolledConfig(t, h), conf...)
 			}
 			h.sshd = sshdtest.Start(t, sshdtest.Options{Addr: h.addr, Config: conf})
 			s.hosts = append(s.hosts, h)

@@ -16,6 +16,10 @@ import (
 var (
 	mu   sync.Mutex
 	hits = map[string]int{}
+
+	// Read at once: a gate clears its environment.
+	armed  = os.Getenv("KIDO_FAILPOINT")
+	passed = os.Getenv("KIDO_FAILPOINT_LOG")
 )
 
 // Hit kills the process by SIGKILL where the file that KIDO_FAILPOINT names
@@ -28,17 +32,16 @@ func Hit(point string) {
 	hits[point]++
 	name := fmt.Sprintf("%s#%d", point, hits[point])
 	mu.Unlock()
-	if path := os.Getenv("KIDO_FAILPOINT_LOG"); path != "" {
-		if f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
+	if passed != "" {
+		if f, err := os.OpenFile(passed, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
 			fmt.Fprintln(f, name)
 			f.Close()
 		}
 	}
-	path := os.Getenv("KIDO_FAILPOINT")
-	if path == "" {
+	if armed == "" {
 		return
 	}
-	if text, err := os.ReadFile(path); err == nil && string(bytes.TrimSpace(text)) == name && os.Remove(path) == nil {
+	if text, err := os.ReadFile(armed); err == nil && string(bytes.TrimSpace(text)) == name && os.Remove(armed) == nil {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // until the signal arrives
 	}

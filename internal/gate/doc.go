@@ -9,5 +9,7 @@
 // Each instance has two files in the state folder: NAME.state, replaced as a
 // whole by rename and checksummed, and NAME.lock, which is only ever locked.
 // The lock is held from before the state is read until after it was written,
-// and never while a reply is written.
+// and never while a reply or the log is written. A pool has NAME.pool and
+// NAME.pool.lock in the same way. In .gates.PRINCIPAL the gates of a principal
+// that are at work each lock a byte.
 package gate

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -29,9 +30,23 @@ type file struct {
 	held *os.File
 }
 
+// openIn opens a file of the state folder, and nothing that stands in its place:
+// os.Root leaves the folder by no link, but follows one that leads to another of
+// our files, and a FIFO would hold the gate.
+func openIn(dir *os.Root, name string, flag int) (*os.File, error) {
+	switch info, err := dir.Lstat(name); {
+	case errors.Is(err, fs.ErrNotExist) && flag&os.O_CREATE != 0:
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file: no gate has put that there, look at it and remove it", filepath.Join(dir.Name(), name))
+	}
+	return dir.OpenFile(name, flag|syscall.O_NONBLOCK, 0o600)
+}
+
 // acquire takes the lock; ok is false where somebody else has it for long.
 func (f *file) acquire(ctx context.Context) (ok bool, err error) {
-	if f.held, err = f.dir.OpenFile(f.lock, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if f.held, err = openIn(f.dir, f.lock, os.O_RDWR|os.O_CREATE); err != nil {
 		return false, err
 	}
 	ok = poll(ctx, lockWait, func() bool {
@@ -56,7 +71,7 @@ func (f *file) release() {
 
 // read returns what is in it; it fails with fs.ErrNotExist or errTooBig, too.
 func (f *file) read() ([]byte, error) {
-	in, err := f.dir.OpenFile(f.name, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	in, err := openIn(f.dir, f.name, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +88,12 @@ func (f *file) read() ([]byte, error) {
 // name, for a person to look at: unknown must not turn into empty.
 func (f *file) save(text []byte, aside bool) error {
 	temporary := f.name + ".new"
-	out, err := f.dir.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	// One that a crash has left goes first. To write over it would be to write
+	// through whatever link has been put in its place.
+	if err := f.dir.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	out, err := f.dir.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

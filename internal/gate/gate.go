@@ -7,7 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
+	"slices"
 
 	"kido/internal/initsys"
 	"kido/internal/probe"
@@ -22,37 +22,24 @@ type Gate struct {
 }
 
 // Open readies a gate. The folder of the state files is made where it is
-// missing, and refused where others could write to it. Close gives it back.
+// missing, and refused where others could write to it, or put another in its
+// place. Close gives it back.
 func Open(p *Policy, prober probe.Prober) (*Gate, error) {
 	if err := os.Mkdir(p.State, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("state folder: %w: make it, for the gate's user and mode 0700", err)
 	}
+	if err := inspectState(p.State, uint32(os.Geteuid())); err != nil {
+		return nil, err
+	}
 	dir, err := os.OpenRoot(p.State)
 	if err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
-	}
-	if err := private(dir, p.State); err != nil {
-		dir.Close()
-		return nil, err
 	}
 	return &Gate{policy: p, dir: dir, prober: prober}, nil
 }
 
 // Close releases the state folder.
 func (g *Gate) Close() error { return g.dir.Close() }
-
-// private refuses a state folder in which somebody else could put a record.
-func private(dir *os.Root, path string) error {
-	info, err := dir.Stat(".")
-	if err != nil {
-		return fmt.Errorf("state folder: %w", err)
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("state folder %s can be written by others: make it mode 0700 and owned by uid %d", path, os.Geteuid())
-	}
-	return nil
-}
 
 // Serve answers one request of who. The policy decides first, and in the same
 // words whether or not there is such a service.
@@ -66,7 +53,7 @@ func (g *Gate) Serve(ctx context.Context, who Caller, q wire.Request) wire.Reply
 			Instance: q.Service, State: wire.StateBlind, Settled: true, Ready: ready, Word: word,
 		}}
 	}
-	s := g.policy.Service(q.Service)
+	s, q := g.policy.Service(q.Service), g.policy.bounded(who, q)
 	if q.Verb == wire.VerbTake || q.Verb == wire.VerbGive || q.Verb == wire.VerbRelease && q.Member != "" {
 		return g.keep(ctx, s, q)
 	}
@@ -96,7 +83,11 @@ func (g *Gate) unit(s *PolicyService) (initsys.Unit, error) {
 	output := filepath.Join(g.policy.State, s.Name+".out")
 	switch s.Adapter {
 	case adapterSystemd:
-		return initsys.NewSystemd(initsys.SystemdConfig{Unit: s.Unit})
+		c := initsys.SystemdConfig{Unit: s.Unit}
+		if g.policy.Systemctl != "" {
+			c.Systemctl, c.Output = append(slices.Clone(g.policy.Become), g.policy.Systemctl), output
+		}
+		return initsys.NewSystemd(c)
 	case adapterOpenRC:
 		return initsys.NewOpenRC(initsys.OpenRCConfig{
 			Script: s.Unit, PIDFile: s.PIDFile, Become: g.policy.Become, Output: output,

@@ -230,7 +230,7 @@ func (p *performer) look(o initsys.Observation, err error) Look {
 
 // held reports whether a waiter is at work.
 func (p *performer) held() bool {
-	f, err := p.Dir.OpenFile(p.Key+".wait", os.O_RDONLY, 0)
+	f, err := openIn(p.Dir, p.Key+".wait", os.O_RDONLY)
 	if err != nil {
 		return false // there never was one
 	}
@@ -279,14 +279,19 @@ func (p *performer) until(ctx context.Context, so func(Look) bool) Look {
 
 // poll asks until it is so, more and more slowly, at most for limit.
 func poll(ctx context.Context, limit time.Duration, so func() bool) bool {
+	if so() { // as a rule, and then no timer is needed
+		return true
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	for pause := 2 * time.Millisecond; !so(); pause = min(2*pause, 200*time.Millisecond) {
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-time.After(pause):
 		}
+		if so() {
+			return true
+		}
 	}
-	return true
 }

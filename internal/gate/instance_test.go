@@ -60,7 +60,7 @@ func TestUnreadableStaysUnknown(t *testing.T) {
 	}
 	p := (&Instance{Name: "web@web1", Key: "web", Dir: dir}).performer(0)
 	save := func() error { return p.file.save(Record{Instance: "web@web1"}.Format(), true) }
-	if err := os.Mkdir(filepath.Join(dir.Name(), "web.state.new"), 0o700); err != nil { // in the way of the write
+	if err := os.MkdirAll(filepath.Join(dir.Name(), "web.state.new", "x"), 0o700); err != nil { // in the way of the write
 		t.Fatal(err)
 	}
 	if err := save(); err == nil {
@@ -69,7 +69,7 @@ func TestUnreadableStaysUnknown(t *testing.T) {
 	if l := p.load().(Loaded); l.Unreadable == "" {
 		t.Errorf("then it reads as %+v", l)
 	}
-	if err := dir.Remove("web.state.new"); err != nil {
+	if err := dir.RemoveAll("web.state.new"); err != nil {
 		t.Fatal(err)
 	}
 	if err := save(); err != nil {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"kido/internal/probe"
@@ -32,10 +31,12 @@ type Policy struct {
 	State      string        // folder of the state files, absolute
 	Prober     string        // program that makes the probes a gate cannot; "" for none
 	Become     []string      // argv in front of every command of an adapter; nil for none
+	Systemctl  string        // program by which systemd is told what to do, behind Become; "": over the bus
 	Timeout    time.Duration // cap on any init job, whole milliseconds
 	Services   []PolicyService
 	Watches    []Watch
 	Principals []Principal
+	Revoked    []string // fingerprints of keys that may do nothing, in a certificate neither
 	Grants     []Grant
 }
 
@@ -52,6 +53,14 @@ type PolicyService struct {
 	PIDFile string       // absolute; sysv and openrc default to /run/UNIT.pid; "" for systemd
 	Ready   []probe.Spec // all must answer; none: up is ready
 	Wait    *Wait        // how its own start is held; nil: it is not
+	Budget  *Budget      // of those who may make it fresh and not restart it; nil: what they say
+}
+
+// Budget is how often a service may be made fresh by whoever may do no more than
+// that: a key that was stolen can make up one token after the other.
+type Budget struct {
+	Reactions uint64        // 1 to [MaxBudget]
+	Within    time.Duration // in so long, whole milliseconds
 }
 
 // Wait is how the start of a service by its own init is held until what it needs
@@ -73,7 +82,7 @@ type Watch struct {
 // Principal names one or more identities (see [Caller]).
 type Principal struct {
 	Name       string
-	Identities []string // "SHA256:…", IdentityUnexposed, IdentityLocal; no two principals share one
+	Identities []string // "SHA256:…", a CertificateIdentity, IdentityUnexposed, IdentityLocal; no two principals share one
 }
 
 // Grant lets a principal use verbs on one service, or VerbProbe on one watch.
@@ -115,6 +124,9 @@ func (p *Policy) Principal(identity string) string {
 // otherwise. A service that does not exist is refused in the same words as one
 // that is not granted, so that a key cannot list what is here.
 func (p *Policy) Authorise(who Caller, verb wire.Verb, service string) error {
+	if who.Key != "" && slices.Contains(p.Revoked, who.Key) { // sshd looks once, when a connection begins
+		return fmt.Errorf("%s: the key %s is revoked", p.Host, wire.Quote(who.Key))
+	}
 	name := p.Principal(who.Identity)
 	if name == "" {
 		switch who.Identity {
@@ -123,7 +135,11 @@ func (p *Policy) Authorise(who Caller, verb wire.Verb, service string) error {
 		case IdentityLocal:
 			return fmt.Errorf("%s: the policy has no principal for whoever runs the gate on this host: add a line: principal NAME %s", p.Host, IdentityLocal)
 		}
-		return fmt.Errorf("%s: the policy has no principal with the key %s: add a line: principal NAME %[2]s", p.Host, wire.Quote(who.Identity))
+		what := "key"
+		if isCertificateIdentity(who.Identity) {
+			what = "certificate"
+		}
+		return fmt.Errorf("%s: the policy has no principal with the %s %s: add a line: principal NAME %[3]s", p.Host, what, wire.Quote(who.Identity))
 	}
 	for _, g := range p.Grants {
 		if g.Principal == name && g.Service == service && slices.Contains(g.Verbs, verb) {
@@ -131,6 +147,18 @@ func (p *Policy) Authorise(who Caller, verb wire.Verb, service string) error {
 		}
 	}
 	return fmt.Errorf("%s: the policy does not grant this: add a line: %s", p.Host, wire.FormatLine("grant", name, service, string(verb)))
+}
+
+// bounded is a request with the policy's budget, where the request would be less
+// strict and whoever asks may not restart the service as often as he likes.
+func (p *Policy) bounded(who Caller, q wire.Request) wire.Request {
+	if q.Verb != wire.VerbEnsure || p.Authorise(who, wire.VerbRestart, q.Service) == nil {
+		return q
+	}
+	if b := p.Service(q.Service).Budget; b != nil && (q.Budget == 0 || q.Budget > b.Reactions || q.Within < b.Within) {
+		q.Budget, q.Within = b.Reactions, b.Within
+	}
+	return q
 }
 
 // Format writes the one spelling of p: [ParsePolicy] reads it back to an equal
@@ -158,6 +186,9 @@ func (p *Policy) Format() string {
 	if len(p.Become) > 0 {
 		line(append([]string{"become"}, p.Become...)...)
 	}
+	if p.Systemctl != "" {
+		line("systemctl", p.Systemctl)
+	}
 	line("timeout", milliseconds(p.Timeout))
 	for _, s := range p.Services {
 		if s.Unit != "" {
@@ -178,6 +209,9 @@ func (p *Policy) Format() string {
 				inner("await", any...)
 			}
 		}
+		if b := s.Budget; b != nil {
+			inner("budget", strconv.FormatUint(b.Reactions, 10), milliseconds(b.Within))
+		}
 	}
 	for _, w := range p.Watches {
 		line("watch", w.Instance)
@@ -185,6 +219,9 @@ func (p *Policy) Format() string {
 	}
 	for _, r := range p.Principals {
 		line(append([]string{"principal", r.Name}, r.Identities...)...)
+	}
+	for _, key := range p.Revoked {
+		line("revoked", key)
 	}
 	for _, g := range p.Grants {
 		fields := []string{"grant", g.Principal, g.Service}
@@ -272,8 +309,8 @@ func (r *policyReader) once(what string) error {
 }
 
 var (
-	outerWords = []string{"host", "state", "prober", "become", "timeout", "service", "watch", "principal", "grant"}
-	innerWords = []string{"start", "stop", "restart", "reload", "status", "pidfile", "ready", "wait", "await"}
+	outerWords = []string{"host", "state", "prober", "become", "systemctl", "timeout", "service", "watch", "principal", "revoked", "grant"}
+	innerWords = []string{"start", "stop", "restart", "reload", "status", "pidfile", "ready", "wait", "await", "budget"}
 )
 
 func (r *policyReader) read(word string, args []string) error {
@@ -293,7 +330,7 @@ func (r *policyReader) read(word string, args []string) error {
 	r.block = ""
 	p := r.policy
 	switch word {
-	case "host", "state", "prober", "become", "timeout":
+	case "host", "state", "prober", "become", "systemctl", "timeout":
 		if err := r.once(word); err != nil {
 			return err
 		}
@@ -308,6 +345,8 @@ func (r *policyReader) read(word string, args []string) error {
 	case "become":
 		p.Become = args
 		return checkArgv(word, args)
+	case "systemctl":
+		return single(word, args, &p.Systemctl, checkPath)
 	case "timeout":
 		return readTimeout(args, &p.Timeout)
 	case "service":
@@ -316,6 +355,8 @@ func (r *policyReader) read(word string, args []string) error {
 		return r.watch(args)
 	case "principal":
 		return r.principal(args)
+	case "revoked":
+		return r.revoked(args)
 	case "grant":
 		return r.grant(args)
 	}
@@ -416,6 +457,8 @@ func (r *policyReader) inner(word string, args []string) error {
 	switch {
 	case word == "wait":
 		return readWait(args, &s.Wait)
+	case word == "budget":
+		return readBudget(args, &s.Budget)
 	case word == "pidfile" && s.Adapter != adapterSystemd:
 		return single(word, args, &s.PIDFile, checkPath)
 	case s.Adapter != adapterCommand:
@@ -442,6 +485,20 @@ func readWait(args []string, to **Wait) error {
 		return bad
 	}
 	*to = &w
+	return nil
+}
+
+func readBudget(args []string, to **Budget) error {
+	bad := fmt.Errorf("a budget line is: budget REACTIONS WITHIN, 1 to %d in so many milliseconds", MaxBudget)
+	if len(args) != 2 {
+		return bad
+	}
+	n, err := strconv.ParseUint(args[0], 10, 64)
+	b := Budget{Reactions: n}
+	if err != nil || n < 1 || n > MaxBudget || readTimeout(args[1:], &b.Within) != nil {
+		return bad
+	}
+	*to = &b
 	return nil
 }
 
@@ -480,6 +537,17 @@ func (r *policyReader) principal(args []string) error {
 		}
 	}
 	r.policy.Principals = append(r.policy.Principals, who)
+	return nil
+}
+
+func (r *policyReader) revoked(args []string) error {
+	if len(args) != 1 || !isFingerprint(args[0]) {
+		return errors.New("a revoked line is: revoked SHA256:…, as ssh-keygen -lf prints it")
+	}
+	if err := r.once("revoked " + args[0]); err != nil {
+		return err
+	}
+	r.policy.Revoked = append(r.policy.Revoked, args[0])
 	return nil
 }
 
@@ -655,11 +723,11 @@ func checkArgv(word string, argv []string) error {
 }
 
 func checkIdentity(id string) error {
-	if id == IdentityUnexposed || id == IdentityLocal || isFingerprint(id) {
+	if id == IdentityUnexposed || id == IdentityLocal || isFingerprint(id) || isCertificateIdentity(id) {
 		return nil
 	}
-	return fmt.Errorf("%s is not an identity%s: write the SHA256:… that ssh-keygen -lf KEY.pub prints, or %s, or %s",
-		wire.Quote(id), meant(id, []string{IdentityUnexposed, IdentityLocal}), IdentityUnexposed, IdentityLocal)
+	return fmt.Errorf("%s is not an identity%s: write the SHA256:… that ssh-keygen -lf KEY.pub prints, for a certificate %s, or %s, or %s",
+		wire.Quote(id), meant(id, []string{IdentityUnexposed, IdentityLocal}), CertificateIdentity("SHA256:…", "host/NAME"), IdentityUnexposed, IdentityLocal)
 }
 
 // splitFields is wire.ParseLine for text that people wrote.
@@ -757,70 +825,4 @@ func LoadPolicy(path string) (*Policy, error) {
 		return nil, fmt.Errorf("policy %s: %w", path, err)
 	}
 	return p, nil
-}
-
-// oPath opens a folder for what can be asked of it without leave to list it;
-// package syscall has no name for it.
-const oPath = 0x200000
-
-// openTrusted opens a regular file folder by folder, so that what was checked
-// is what is read.
-func openTrusted(path string, euid uint32) (*os.File, error) {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
-	at, name := syscall.O_CLOEXEC|syscall.O_NOFOLLOW, "/"
-	fd, err := syscall.Open(name, at|oPath, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	for rest := strings.TrimPrefix(path, "/"); ; {
-		f := os.NewFile(uintptr(fd), name)
-		if err := trusted(f, euid); err != nil {
-			f.Close()
-			return nil, err
-		}
-		if rest == "" {
-			return f, nil
-		}
-		var part string
-		part, rest, _ = strings.Cut(rest, "/")
-		name = filepath.Join(name, part)
-		flags := at | oPath
-		if rest == "" {
-			flags = at | syscall.O_RDONLY | syscall.O_NONBLOCK // a FIFO must not hold the gate
-		}
-		fd, err = syscall.Openat(int(f.Fd()), part, flags, 0)
-		f.Close()
-		if errors.Is(err, syscall.ELOOP) {
-			return nil, fmt.Errorf("%s is a symbolic link: name the file itself", name)
-		}
-		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: name, Err: err}
-		}
-	}
-}
-
-func trusted(f *os.File, euid uint32) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fmt.Errorf("%s: cannot tell who owns it", f.Name())
-	}
-	mode := info.Mode()
-	switch {
-	case mode&os.ModeSymlink != 0:
-		return fmt.Errorf("%s is a symbolic link: name the folder that it points to", f.Name())
-	case !mode.IsDir() && !mode.IsRegular():
-		return fmt.Errorf("%s is neither a folder nor a regular file", f.Name())
-	case st.Uid != 0 && st.Uid != euid:
-		return fmt.Errorf("%s belongs to uid %d, and may only to root or to uid %d, which runs the gate: chown root %[1]s", f.Name(), st.Uid, euid)
-	case mode.Perm()&0o022 != 0 && !(mode.IsDir() && mode&os.ModeSticky != 0):
-		return fmt.Errorf("%s can be written by others than its owner (mode %04o): chmod go-w %[1]s", f.Name(), mode.Perm())
-	}
-	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 const (
 	keyA = "SHA256:MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI"
+	keyC = "SHA256:c29tZWJvZHkgZWxzZSdzLCB3aG8gaGFzIGxvc3QgaXQ"
 	keyB = "SHA256:YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY"
 )
 
@@ -25,6 +26,7 @@ host web1
 
 prober /usr/local/bin/kido   # for https
 become  /usr/bin/sudo	-n
+systemctl /usr/bin/systemctl
 timeout 60000
 service web command
 	start /usr/sbin/web --daemon "--motto=a b" ""
@@ -35,6 +37,7 @@ service web command
 	wait 300000 0 leave
 	await oracle@db1
 	await oracle@db1 cache@c1
+	budget 10 600000
 service new systemd httpd@a.service
 	wait 1 10000 start
 service rc openrc httpd
@@ -48,6 +51,7 @@ watch cache@c1
 principal db1 ` + keyA + ` ` + keyB + `
 principal anykey unexposed
 principal here local
+revoked ` + keyC + `
 grant db1 web ensure status
 grant db1 oracle@db1 probe
 grant here old stop
@@ -70,7 +74,7 @@ func TestParsePolicy(t *testing.T) {
 		State:   DefaultState,
 		Prober:  "/usr/local/bin/kido",
 		Become:  []string{"/usr/bin/sudo", "-n"},
-		Timeout: time.Minute,
+		Timeout: time.Minute, Systemctl: "/usr/bin/systemctl",
 		Services: []PolicyService{
 			{
 				Name: "web", Adapter: "command",
@@ -80,6 +84,7 @@ func TestParsePolicy(t *testing.T) {
 				PIDFile: "/run/web.pid",
 				Ready:   p.Services[0].Ready,
 				Wait:    &Wait{Timeout: 5 * time.Minute, Leave: true, Await: [][]string{{"oracle@db1"}, {"oracle@db1", "cache@c1"}}},
+				Budget:  &Budget{10, 10 * time.Minute},
 			},
 			{Name: "new", Adapter: "systemd", Unit: "httpd@a.service", Wait: &Wait{Timeout: time.Millisecond, Grace: 10 * time.Second}},
 			{Name: "rc", Adapter: "openrc", Unit: "httpd", PIDFile: "/run/httpd.pid"},
@@ -90,6 +95,7 @@ func TestParsePolicy(t *testing.T) {
 		Principals: []Principal{
 			{"db1", []string{keyA, keyB}}, {"anykey", []string{"unexposed"}}, {"here", []string{"local"}},
 		},
+		Revoked: []string{keyC},
 		Grants: []Grant{
 			{"db1", "web", []wire.Verb{wire.VerbStatus, wire.VerbEnsure}},
 			{"db1", "oracle@db1", []wire.Verb{wire.VerbProbe}},
@@ -154,6 +160,9 @@ func TestParsePolicyErrors(t *testing.T) {
 		{head + "prober kido\n", "line 3: prober: kido is not an absolute path"},
 		{head + "prober /usr/../bin/kido\n", "shortest form"},
 		{head + "become\n", "line 3: become takes a program"},
+		{head + "systemctl systemctl\n", "systemctl: systemctl is not an absolute path"},
+		{head + "systemctl /usr/bin/systemctl restart\n", "systemctl takes one value"},
+		{head + "systemctl /a\nsystemctl /b\n", "systemctl is on line 3 already"},
 		{head + "become sudo -n\n", "sudo is not an absolute path"},
 		{head + "timeout 10m\n", "line 3: timeout takes a number of milliseconds"},
 		{head + "timeout 0\n", "milliseconds"},
@@ -180,6 +189,11 @@ func TestParsePolicyErrors(t *testing.T) {
 		{head + web + "wait 0 1 start\n", "line 7: a wait line is"},
 		{head + web + "wait 1 1 stop\n", "line 7: a wait line is"},
 		{head + web + "wait 1 1 start\nwait 1 1 start\n", "line 8: wait of service web is on line 7 already"},
+		{head + web + "budget 0 1000\n", "line 7: a budget line is"},
+		{head + web + "budget 31 1000\n", "line 7: a budget line is"},
+		{head + web + "budget 10\n", "line 7: a budget line is"},
+		{head + "revoked SHA256:abc\n", "line 3: a revoked line is"},
+		{head + "revoked " + keyA + "\nrevoked " + keyA + "\n", "line 4: revoked " + keyA + " is on line 3 already"},
 		{head + web + "await o@d\n", "line 7: await stands before its wait"},
 		{head + web + "wait 1 1 start\nawait\n", "line 8: an await line is"},
 		{head + web + "wait 1 1 start\nawait o@d\n", "line 8: await o@d of service web: there is no watch o@d"},
@@ -215,6 +229,45 @@ func TestParsePolicyErrors(t *testing.T) {
 		p, err := ParsePolicy(c.text)
 		if p != nil || err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q:\n got  %v\n want … %s", c.text, err, c.want)
+		}
+	}
+}
+
+// TestRevoked: the key of a certificate is not in its identity, and a connection
+// that was open before sshd was told stays so.
+func TestRevoked(t *testing.T) {
+	t.Parallel()
+	p := parsed(t, samplePolicy)
+	if err := p.Authorise(Caller{Identity: keyA, Key: keyA}, wire.VerbEnsure, "web"); err != nil {
+		t.Error(err)
+	}
+	if err := p.Authorise(Caller{Identity: keyA, Key: keyC}, wire.VerbEnsure, "web"); err == nil || err.Error() != "web1: the key "+keyC+" is revoked" {
+		t.Errorf("whoever comes with a revoked key: %v", err)
+	}
+}
+
+// TestBounded: a stolen key of a host says how often it may be used no more than
+// whom it may reach.
+func TestBounded(t *testing.T) {
+	t.Parallel()
+	p := parsed(t, samplePolicy+"grant here web ensure restart\n")
+	for _, c := range []struct {
+		who       string
+		verb      wire.Verb
+		reactions uint64
+		within    time.Duration
+		want      Budget
+	}{
+		{keyA, wire.VerbEnsure, 0, 0, Budget{10, 10 * time.Minute}},
+		{keyA, wire.VerbEnsure, 11, 10 * time.Minute, Budget{10, 10 * time.Minute}},
+		{keyA, wire.VerbEnsure, 5, time.Minute, Budget{10, 10 * time.Minute}},
+		{keyA, wire.VerbEnsure, 5, time.Hour, Budget{5, time.Hour}},
+		{keyA, wire.VerbStatus, 0, 0, Budget{}},
+		{IdentityLocal, wire.VerbEnsure, 0, 0, Budget{}},
+	} {
+		got := p.bounded(Caller{Identity: c.who}, wire.Request{Verb: c.verb, Service: "web", Budget: c.reactions, Within: c.within})
+		if (Budget{got.Budget, got.Within}) != c.want {
+			t.Errorf("%+v: %d in %s", c, got.Budget, got.Within)
 		}
 	}
 }
@@ -346,7 +399,7 @@ func TestPolicyOfAnotherUser(t *testing.T) {
 }
 
 // realTempDir is t.TempDir without symbolic links on the way.
-func realTempDir(t *testing.T) string {
+func realTempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
@@ -359,7 +412,7 @@ func chmod(t *testing.T, path string, mode os.FileMode) string {
 	return ""
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

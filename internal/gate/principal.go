@@ -3,13 +3,13 @@ package gate
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"kido/internal/wire"
 )
@@ -25,7 +25,8 @@ const (
 
 // Caller is who asks.
 type Caller struct {
-	Identity string // the key's fingerprint as ssh-keygen -lf prints it, IdentityUnexposed or IdentityLocal
+	Identity string // the key's fingerprint as ssh-keygen -lf prints it, a CertificateIdentity, IdentityUnexposed or IdentityLocal
+	Key      string // fingerprint of the key that was used, also of one in a certificate; "" where there is none
 	Peer     string // IP address that the session came from, for the log; "" where there is none
 }
 
@@ -49,7 +50,7 @@ func Who(env func(string) string) (Caller, error) {
 	}
 	text, err := readUserAuth(path)
 	if err == nil {
-		c.Identity, err = authKey(text)
+		c.Identity, c.Key, err = authKey(text)
 	}
 	if err != nil {
 		return Caller{}, fmt.Errorf("cannot tell which key asks: SSH_USER_AUTH: %w", err)
@@ -91,40 +92,38 @@ func readUserAuth(path string) (string, error) {
 	return string(text), err
 }
 
-// authKey returns the fingerprint of the one key in a list of authentication
-// methods: a line for each, "publickey TYPE BASE64" for a key.
-func authKey(text string) (string, error) {
+// authKey returns the identity of whoever came with the one key in a list of
+// authentication methods, and that key's fingerprint. There is a line for each,
+// "publickey TYPE BASE64" for a key.
+func authKey(text string) (identity, key string, err error) {
 	body, ok := strings.CutSuffix(text, "\n")
 	if !ok {
-		return "", errors.New("the file is cut short: its last line has no end")
+		return "", "", errors.New("the file is cut short: its last line has no end")
 	}
-	found := ""
 	for _, line := range strings.Split(body, "\n") {
 		f := strings.Split(line, " ")
 		for _, s := range f {
 			if s == "" || wire.Quote(s) != s {
-				return "", fmt.Errorf("not a line that sshd writes: %s", wire.Quote(line))
+				return "", "", fmt.Errorf("not a line that sshd writes: %s", wire.Quote(line))
 			}
 		}
 		if f[0] != "publickey" {
 			continue
 		}
 		if len(f) != 3 {
-			return "", fmt.Errorf("not a key as sshd writes it: %s", wire.Quote(line))
+			return "", "", fmt.Errorf("not a key as sshd writes it: %s", wire.Quote(line))
 		}
-		key, err := fingerprint(f[1], f[2])
-		if err != nil {
-			return "", err
+		if identity != "" {
+			return "", "", errors.New("more than one key was used: let sshd ask for one (AuthenticationMethods publickey)")
 		}
-		if found != "" {
-			return "", errors.New("more than one key was used: let sshd ask for one (AuthenticationMethods publickey)")
+		if identity, key, err = identityOf(f[1], f[2]); err != nil {
+			return "", "", err
 		}
-		found = key
 	}
-	if found == "" {
-		return "", errors.New("no key was used: let sshd ask for one (AuthenticationMethods publickey)")
+	if identity == "" {
+		return "", "", errors.New("no key was used: let sshd ask for one (AuthenticationMethods publickey)")
 	}
-	return found, nil
+	return identity, key, nil
 }
 
 const fingerprintPrefix = "SHA256:"
@@ -137,75 +136,44 @@ func isFingerprint(s string) bool {
 	return ok && err == nil && len(b) == sha256.Size
 }
 
-// fingerprint is what ssh-keygen -lf prints of a key; of a certificate, it is
-// that of the key which it certifies.
-func fingerprint(kind, text string) (string, error) {
-	blob, err := base64.StdEncoding.Strict().DecodeString(text)
+// identityOf is what a policy calls whoever came with a key: what ssh-keygen -lf
+// prints of it. A certificate makes another caller of whoever has it than the key
+// that it certifies: where that has a line of its own, it has limits of its own.
+func identityOf(kind, text string) (identity, key string, err error) {
+	if isCertificate(kind) {
+		own, err := os.Executable()
+		if err != nil {
+			return "", "", fmt.Errorf("cannot tell which program this is: %w", err)
+		}
+		c, err := readCertificate(kind, text)
+		if err != nil {
+			return "", "", err
+		}
+		identity, err = c.identity(own, time.Now())
+		return identity, c.key, err
+	}
+	blob, _, err := decodeKey(kind, text)
 	if err != nil {
-		return "", errors.New("the key is not base64")
+		return "", "", err
 	}
-	named, rest, ok := cutString(blob)
-	if !ok || string(named) != kind {
-		return "", fmt.Errorf("the key is not of the type %s that its line names", kind)
-	}
-	if strings.Contains(kind, "-cert-") {
-		if blob, err = certified(kind, rest); err != nil {
-			return "", err
-		}
-	}
+	return fingerprint(blob), fingerprint(blob), nil
+}
+
+// fingerprint is what ssh-keygen -lf prints of a key.
+func fingerprint(blob []byte) string {
 	sum := sha256.Sum256(blob)
-	return fingerprintPrefix + fingerprintEncoding.EncodeToString(sum[:]), nil
+	return fingerprintPrefix + fingerprintEncoding.EncodeToString(sum[:])
 }
 
-// certifiable says, for each type of certificate, which type of key it holds
-// and in how many fields (OpenSSH, PROTOCOL.certkeys and PROTOCOL.u2f).
-var certifiable = map[string]struct {
-	kind   string
-	fields int
-}{
-	"ssh-ed25519-cert-v01@openssh.com":            {"ssh-ed25519", 1},
-	"ssh-rsa-cert-v01@openssh.com":                {"ssh-rsa", 2},
-	"ecdsa-sha2-nistp256-cert-v01@openssh.com":    {"ecdsa-sha2-nistp256", 2},
-	"ecdsa-sha2-nistp384-cert-v01@openssh.com":    {"ecdsa-sha2-nistp384", 2},
-	"ecdsa-sha2-nistp521-cert-v01@openssh.com":    {"ecdsa-sha2-nistp521", 2},
-	"sk-ssh-ed25519-cert-v01@openssh.com":         {"sk-ssh-ed25519@openssh.com", 2},
-	"sk-ecdsa-sha2-nistp256-cert-v01@openssh.com": {"sk-ecdsa-sha2-nistp256@openssh.com", 3},
-}
-
-// certified returns the key in a certificate, as a blob of its own. rest is
-// what follows the certificate's type: a nonce, then the key's fields.
-func certified(kind string, rest []byte) ([]byte, error) {
-	key, ok := certifiable[kind]
-	if !ok {
-		return nil, fmt.Errorf("certificates of the type %s are not known here: use an ed25519 key", wire.Quote(kind))
+// decodeKey returns a key, and what is in it behind its type.
+func decodeKey(kind, text string) (blob, behind []byte, err error) {
+	blob, err = base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return nil, nil, errors.New("the key is not base64")
 	}
-	_, rest, ok = cutString(rest)
-	blob := appendString(nil, []byte(key.kind))
-	for range key.fields {
-		var field []byte
-		if ok {
-			field, rest, ok = cutString(rest)
-		}
-		blob = appendString(blob, field)
+	f := fields{rest: blob}
+	if named := f.string(); f.short || string(named) != kind {
+		return nil, nil, fmt.Errorf("the key is not of the type %s that its line names", wire.Quote(kind))
 	}
-	if !ok {
-		return nil, errors.New("the certificate is cut short")
-	}
-	return blob, nil
-}
-
-// cutString takes one length-prefixed string (RFC 4251 §5) off b.
-func cutString(b []byte) (s, rest []byte, ok bool) {
-	if len(b) < 4 {
-		return nil, nil, false
-	}
-	n := binary.BigEndian.Uint32(b)
-	if b = b[4:]; uint64(n) > uint64(len(b)) {
-		return nil, nil, false
-	}
-	return b[:n], b[n:], true
-}
-
-func appendString(b, s []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
+	return blob, f.rest, nil
 }

@@ -148,7 +148,7 @@ type holder struct {
 
 // take marks the instance as held, for as long as this process lives.
 func (h *holder) take(ctx context.Context) error {
-	f, err := h.Dir.OpenFile(h.Key+".wait", os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openIn(h.Dir, h.Key+".wait", os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return err
 	}
@@ -225,7 +225,7 @@ func (h *holder) starting(in *Intent) bool {
 
 // busy reports whether a gate is at work on the instance.
 func (h *holder) busy() bool {
-	f, err := h.Dir.OpenFile(h.Key+".lock", os.O_RDONLY, 0)
+	f, err := openIn(h.Dir, h.Key+".lock", os.O_RDONLY)
 	if err != nil {
 		return false
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -101,7 +102,7 @@ func runChild(lines []string) error {
 			return err
 		}
 	}
-	if err := closeOnExec(); err != nil {
+	if err := CloseOnExec(); err != nil {
 		return err
 	}
 	argv := steps[last].argv
@@ -123,7 +124,7 @@ func toldToGo() bool {
 // precede runs a step that is not the last. That its program failed is not an
 // error: scripts fail to stop what does not run. That the process stays is.
 func (s step) precede() error {
-	if err := closeOnExec(); err != nil {
+	if err := CloseOnExec(); err != nil {
 		return err
 	}
 	var was pidFile
@@ -152,9 +153,17 @@ func (s step) precede() error {
 	return nil
 }
 
-// closeOnExec lets no descriptor but the standard three pass on: sshd and those
-// before it are not trusted to have marked theirs.
-func closeOnExec() error {
+// CloseOnExec lets no descriptor but the standard three pass on to programs that
+// this process starts or becomes: sshd and those before it are not trusted to
+// have marked theirs.
+func CloseOnExec() error {
+	const (
+		closeRange = 436    // since Linux 5.9; there is no such number on MIPS
+		cloexec    = 1 << 2 // CLOSE_RANGE_CLOEXEC, since Linux 5.11
+	)
+	if _, _, errno := syscall.RawSyscall(closeRange, 3, math.MaxUint32, cloexec); errno == 0 {
+		return nil
+	}
 	open, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return err

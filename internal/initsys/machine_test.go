@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +21,9 @@ import (
 // labInit names the init that is process 1 here, and may be given units to run:
 // the tests on real inits want a machine of their own, as the lab makes them.
 const labInit = "KIDO_LAB_INIT"
+
+// withSudo ends the name of an init that is told what to do by way of sudo.
+const withSudo = "+sudo"
 
 // onInit skips a test, loudly, unless it was asked for by way of labInit; then
 // an init that is not there is a failure.
@@ -41,23 +45,27 @@ func onInit(t testing.TB, want string) {
 	if got == "sysv" && err == nil {
 		got = "openrc"
 	}
-	if got != want {
+	if got != strings.TrimSuffix(want, withSudo) {
 		t.Fatalf("%s=%s, but process 1 is %s", labInit, is, comm)
 	}
 }
+
+var sudo = []string{"/usr/bin/sudo", "-n", "/usr/bin/systemctl"}
 
 // machines are the adapters on real inits.
 var machines = []struct {
 	init string
 	initsystest.Adapter
 }{
-	{"systemd", systemdAdapter("systemd-notify", "notify", initsystest.ServeArgv, initsys.Failed, false)},
-	{"systemd", systemdAdapter("systemd-exec", "exec", initsystest.ServeArgv, initsys.Failed, false)},
-	{"systemd", systemdAdapter("systemd-forking", "forking", initsystest.DaemonArgv, initsys.Failed, false)},
+	{"systemd", systemdAdapter("systemd-notify", "notify", initsystest.ServeArgv, initsys.Failed, initsys.SystemdConfig{})},
+	{"systemd", systemdAdapter("systemd-exec", "exec", initsystest.ServeArgv, initsys.Failed, initsys.SystemdConfig{})},
+	{"systemd", systemdAdapter("systemd-forking", "forking", initsystest.DaemonArgv, initsys.Failed, initsys.SystemdConfig{})},
 	// Such a unit stays up whatever becomes of what it has started.
-	{"systemd", systemdAdapter("systemd-oneshot", "oneshot", initsystest.DaemonArgv, initsys.Up, false)},
-	{"systemd", systemdAdapter("systemd-template", "notify", initsystest.ServeArgv, initsys.Failed, false)},
-	{"systemd", systemdAdapter("systemd-nostart", "notify", initsystest.ServeArgv, initsys.Failed, true)},
+	{"systemd", systemdAdapter("systemd-oneshot", "oneshot", initsystest.DaemonArgv, initsys.Up, initsys.SystemdConfig{})},
+	{"systemd", systemdAdapter("systemd-template", "notify", initsystest.ServeArgv, initsys.Failed, initsys.SystemdConfig{})},
+	{"systemd", systemdAdapter("systemd-nostart", "notify", initsystest.ServeArgv, initsys.Failed, initsys.SystemdConfig{NoStart: true})},
+	{"systemd", systemdAdapter("systemd-systemctl", "notify", initsystest.ServeArgv, initsys.Failed, initsys.SystemdConfig{Systemctl: []string{"/usr/bin/systemctl"}})},
+	{"systemd" + withSudo, systemdAdapter("systemd-sudo", "notify", initsystest.ServeArgv, initsys.Failed, initsys.SystemdConfig{Systemctl: sudo})},
 	{"sysv", initsystest.Adapter{
 		Name:  "sysv-real",
 		Setup: func(t *testing.T, dir string) { writeInitScript(t, dir, "sysv", lsbScript(dir)) },
@@ -139,7 +147,7 @@ reload() { kill -HUP $(cat %[3]s); }
 `, daemon[0], strings.Join(daemon[1:], " "), initsystest.PIDFile(dir), shell(initsystest.BeginArgv(dir, "start")))
 }
 
-func systemdAdapter(name, kind string, argv func(dir string) []string, dead initsys.State, noStart bool) initsystest.Adapter {
+func systemdAdapter(name, kind string, argv func(dir string) []string, dead initsys.State, c initsys.SystemdConfig) initsystest.Adapter {
 	unit := func(dir string) string { return scriptName(dir) + ".service" }
 	file := unit
 	if name == "systemd-template" {
@@ -149,7 +157,11 @@ func systemdAdapter(name, kind string, argv func(dir string) []string, dead init
 	return initsystest.Adapter{
 		Name: name,
 		Setup: func(t *testing.T, dir string) {
-			onInit(t, "systemd")
+			if slices.Contains(c.Systemctl, sudo[0]) {
+				onInit(t, "systemd"+withSudo)
+			} else {
+				onInit(t, "systemd")
+			}
 			more := ""
 			switch kind {
 			case "forking":
@@ -161,7 +173,8 @@ func systemdAdapter(name, kind string, argv func(dir string) []string, dead init
 				kind, strings.Join(initsystest.BeginArgv(dir, "start"), " "), strings.Join(argv(dir), " "), strings.Join(initsystest.ReloadArgv(dir), " "), more))
 		},
 		Open: func(dir string) (initsys.Unit, error) {
-			return initsys.NewSystemd(initsys.SystemdConfig{Unit: unit(dir), NoStart: noStart})
+			c.Unit = unit(dir)
+			return initsys.NewSystemd(c)
 		},
 		Dead:     dead,
 		NoOutput: true,
@@ -785,6 +798,66 @@ func TestSystemdAccess(t *testing.T) {
 	if got := as(initsys.Stop); got != denied(initsys.Stop, "stop") {
 		t.Errorf("stop, which the rule does not grant: %s", got)
 	}
+}
+
+// TestSystemctl: whoever goes by way of systemctl hears the same of what became
+// of an action as whoever asks systemd himself.
+func TestSystemctl(t *testing.T) {
+	tell := func(t *testing.T, u systemdUnit) initsys.Unit {
+		t.Helper()
+		told, err := initsys.NewSystemd(initsys.SystemdConfig{Unit: u.name, Systemctl: []string{"/usr/bin/systemctl"}, Output: filepath.Join(u.dir, "output")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := told.(interface{ Close() error }).Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return told
+	}
+	for _, x := range []struct{ name, text, want string }{
+		{"fails", "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'exit 3'\n", "failed: exit-code (exit status 3); journalctl -u "},
+		{"conditions", "[Unit]\nConditionPathExists=!/proc\n" + sleeps, "not started, as its conditions are not met"},
+		{"asserts", "[Unit]\nAssertPathExists=/none\n" + sleeps, "one of its assertions"},
+		{"refused", "[Unit]\nRefuseManualStart=yes\n" + sleeps, "/usr/bin/systemctl restart "},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
+			u := tell(t, newSystemdUnit(t, x.text))
+			for _, a := range []initsys.Action{initsys.Start, initsys.Restart} {
+				err := do(t, u, a)
+				wantError(t, err, string(a)+" of kido-test-")
+				wantError(t, err, x.want)
+			}
+		})
+	}
+	t.Run("canceled", func(t *testing.T) {
+		t.Parallel()
+		u := newSystemdUnit(t, slowStart)
+		pipe(t, u.dir)
+		j := begin(t, tell(t, u), initsys.Start)
+		busy(t, u, "its start job is running")
+		must(t, u, initsys.Stop)
+		wantError(t, j.Wait(t.Context()), "start of "+u.name+": canceled: systemd was told something else meanwhile")
+	})
+	t.Run("no reload", func(t *testing.T) {
+		t.Parallel()
+		if err := do(t, tell(t, newSystemdUnit(t, sleeps)), initsys.Reload); !errors.Is(err, initsys.ErrUnsupported) {
+			t.Errorf("reload of a unit without one: %v", err)
+		}
+	})
+	t.Run("up already", func(t *testing.T) {
+		t.Parallel()
+		plain := newSystemdUnit(t, sleeps)
+		u := tell(t, plain)
+		must(t, u, initsys.Start)
+		before := settle(t, u, initsys.Up)
+		must(t, u, initsys.Start)
+		if o := settle(t, u, initsys.Up); o.Token != before.Token {
+			t.Error("start of what is up restarted it")
+		}
+	})
 }
 
 // TestDebianServices: the scripts that Debian ships, which know nothing of kido.

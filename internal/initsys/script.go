@@ -44,16 +44,27 @@ func (s *script) Prepare(_ context.Context, a Action) (Job, error) {
 	if steps == nil {
 		return nil, fmt.Errorf("%s: %w", a, ErrUnsupported)
 	}
+	j, err := holdLogged(steps, s.log)
+	if err != nil {
+		return nil, err
+	}
+	j.lsb = s.lsb
+	return j, nil
+}
+
+// holdLogged is hold of steps whose output goes to a file, "" for none.
+func holdLogged(steps []step, file string) (*job, error) {
 	var log *os.File
-	if s.log != "" {
+	if file != "" {
 		// Appending, so that a daemon of an earlier start that still writes here
 		// leaves no hole behind the truncation.
-		f, err := os.OpenFile(s.log, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("file for the output: %w", err)
+		f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+		if err == nil {
+			if err = empty(f); err != nil {
+				f.Close()
+			}
 		}
-		if err := f.Chmod(0o600); err != nil {
-			f.Close()
+		if err != nil {
 			return nil, fmt.Errorf("file for the output: %w", err)
 		}
 		log = f
@@ -69,8 +80,24 @@ func (s *script) Prepare(_ context.Context, a Action) (Job, error) {
 		}
 		return nil, err
 	}
-	j.log, j.lsb = log, s.lsb
+	j.log = log
 	return j, nil
+}
+
+// empty readies a file for the output of an action, if it is ours alone: what
+// somebody has linked here is not.
+func empty(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || !info.Mode().IsRegular() || st.Nlink != 1 {
+		return fmt.Errorf("%s is not a file of its own: no gate has put that there, look at it and remove it", f.Name())
+	}
+	if err := f.Chmod(0o600); err != nil {
+		return err
+	}
+	return f.Truncate(0)
 }
 
 func (s *script) Observe(ctx context.Context) (Observation, error) {

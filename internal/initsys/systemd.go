@@ -25,21 +25,33 @@ type SystemdConfig struct {
 	// does so anyway: whoever polkit grants the verb start may run anything as
 	// root, by a transient unit of the name, and so it must never be granted.
 	NoStart bool
+	// Systemctl is the argv that tells systemd what to do, as in /usr/bin/sudo -n
+	// /usr/bin/systemctl, for a user whom polkit grants nothing; nil: this process
+	// does, over the bus. It is only ever given restart, stop or reload, and the
+	// unit: NoStart holds. Looking goes over the bus in any case.
+	Systemctl []string
+	Output    string // file for what Systemctl writes, overwritten by each action; "": it is lost
 }
 
-// NewSystemd returns the unit, or says what is wrong with its name. It is an
-// io.Closer and a [Watcher]; systemd is dialled over the system bus when it is
-// first needed, and again where that connection broke.
+// NewSystemd returns the unit, or says what is wrong with its configuration. It
+// is an io.Closer and a [Watcher]; systemd is dialled over the system bus when it
+// is first needed, and again where that connection broke.
 //
-// What an action writes goes to systemd's journal: Output is empty. Prepare
-// tells whether there is a reload. An action cut short by the death of this
-// process was either queued whole or not at all.
+// What an action writes goes to systemd's journal: Output is empty, or what
+// Systemctl said. Prepare tells whether there is a reload. An action cut short by
+// the death of this process was either queued whole or not at all.
 func NewSystemd(c SystemdConfig) (Unit, error) {
 	name, err := unitName(c.Unit)
+	if err == nil && c.Systemctl != nil {
+		err = checkArgv("systemctl", c.Systemctl)
+	}
+	if err == nil && c.Output != "" {
+		err = checkPath("file for the output", c.Output)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("systemd: %w", err)
 	}
-	return &systemd{name: name, noStart: c.NoStart || os.Geteuid() != 0}, nil
+	return &systemd{name: name, noStart: c.NoStart || c.Systemctl != nil || os.Geteuid() != 0, systemctl: c.Systemctl, log: c.Output}, nil
 }
 
 // Trap says what makes u deceptive as a unit to depend on, "" where nothing
@@ -75,8 +87,10 @@ func Trap(ctx context.Context, u Unit) (word string, err error) {
 }
 
 type systemd struct {
-	name    string
-	noStart bool
+	name      string
+	noStart   bool
+	systemctl []string
+	log       string
 
 	mu  sync.Mutex
 	bus *bus // nil before its first use
@@ -402,6 +416,9 @@ func (u *systemd) Prepare(ctx context.Context, a Action) (Job, error) {
 	if err != nil {
 		return nil, err
 	}
+	if u.systemctl != nil {
+		return u.tell(a, b)
+	}
 	return &systemdJob{unit: u, action: a, bus: b}, nil
 }
 
@@ -426,12 +443,9 @@ func (j *systemdJob) Go() error {
 	method, verb := map[Action]string{Start: "StartUnit", Stop: "StopUnit", Restart: "RestartUnit", Reload: "ReloadUnit"}[j.action], string(j.action)
 	ctx := context.Background() // call bounds it
 	if j.action == Start && j.unit.noStart {
-		switch o, err := j.unit.Observe(ctx); {
-		case err != nil:
+		if up, err := j.unit.up(ctx); err != nil || up { // RestartUnit would restart it
+			j.begun = up
 			return err
-		case o.State == Up: // RestartUnit would restart it
-			j.begun = true
-			return nil
 		}
 		method, verb = "RestartUnit", "restart"
 	}
@@ -441,6 +455,11 @@ func (j *systemdJob) Go() error {
 	}
 	j.begun = true
 	return nil
+}
+
+func (u *systemd) up(ctx context.Context) (bool, error) {
+	o, err := u.Observe(ctx)
+	return o.State == Up, err
 }
 
 // refusal says what to do about a job that systemd did not queue.
@@ -474,39 +493,44 @@ func (j *systemdJob) Wait(ctx context.Context) error {
 		}
 		return fmt.Errorf("%s of %s: %w", j.action, j.unit.name, err)
 	}
-	if why := j.why(ctx, end); why != "" {
-		return fmt.Errorf("%s of %s: %s", j.action, j.unit.name, why)
+	return j.unit.judge(ctx, j.action, end)
+}
+
+// judge is nil where a job with this end did what was asked for.
+func (u *systemd) judge(ctx context.Context, a Action, end jobEnd) error {
+	if why := u.why(ctx, a, end); why != "" {
+		return fmt.Errorf("%s of %s: %s", a, u.name, why)
 	}
 	return nil
 }
 
 // why says in what way a job with this end did not do what was asked for,
 // "" where it did.
-func (j *systemdJob) why(ctx context.Context, end jobEnd) string {
+func (u *systemd) why(ctx context.Context, a Action, end jobEnd) string {
 	switch end.result {
 	case "done":
 		// A start that its conditions forbid is done, says systemd.
-		if !end.unmet || j.action != Start && j.action != Restart {
+		if !end.unmet || a != Start && a != Restart {
 			return ""
 		}
-		if s, err := j.unit.status(ctx); err == nil && s.unmet != "" {
+		if s, err := u.status(ctx); err == nil && s.unmet != "" {
 			return s.unmet
 		}
 		return unmet(nil) // it has forgotten the unit, as it does where nothing else wants it
 	case "failed":
 		why := "failed"
-		if s, err := j.unit.status(ctx); err == nil && s.result != "" {
+		if s, err := u.status(ctx); err == nil && s.result != "" {
 			why += ": " + s.result
 		}
-		return why + "; journalctl -u " + j.unit.name + " says more"
+		return why + "; journalctl -u " + u.name + " says more"
 	case "canceled":
 		return "canceled: systemd was told something else meanwhile"
 	case "timeout":
 		return "its job timed out before its turn came (JobTimeoutSec=)"
 	case "dependency":
-		return "a unit that it needs did not start; systemctl list-dependencies " + j.unit.name + " says which"
+		return "a unit that it needs did not start; systemctl list-dependencies " + u.name + " says which"
 	case "skipped":
-		return "skipped: it is in no state to " + string(j.action)
+		return "skipped: it is in no state to " + string(a)
 	case "assert":
 		return "one of its assertions (Assert…=) is not met"
 	}

@@ -46,6 +46,21 @@ func TestUnitName(t *testing.T) {
 	}
 }
 
+func TestSystemdConfig(t *testing.T) {
+	t.Parallel()
+	for want, c := range map[string]SystemdConfig{
+		"systemctl: no program is given":                      {Unit: "x", Systemctl: []string{}},
+		"systemctl: systemctl is not an absolute path":        {Unit: "x", Systemctl: []string{"systemctl"}},
+		"file for the output: output is not an absolute path": {Unit: "x", Systemctl: []string{"/bin/systemctl"}, Output: "output"},
+		`systemd: "a b" is not the name of a unit`:            {Unit: "a b", Systemctl: []string{"/bin/systemctl"}},
+		"systemctl: an argument holds no zero byte":           {Unit: "x", Systemctl: []string{"/usr/bin/sudo", "\x00"}},
+	} {
+		if _, err := NewSystemd(c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v; want one that says %q", err, want)
+		}
+	}
+}
+
 // TestUnitObservation holds what each of systemd's states means. That systemd
 // reports them so is TestSystemd…'s, on a real one.
 func TestUnitObservation(t *testing.T) {

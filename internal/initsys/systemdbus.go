@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"syscall"
@@ -217,6 +218,13 @@ func (b *bus) broken() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.gone
+}
+
+// ended returns how the unit's jobs have ended so far.
+func (b *bus) ended() map[dbus.ObjectPath]jobEnd {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.ends)
 }
 
 // jobEnd waits for the end of a job.

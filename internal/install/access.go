@@ -11,13 +11,29 @@ import (
 	"kido/internal/site"
 )
 
-// sshdBlock locks the user of the gate to the gate, whatever a key's line says
-// or fails to say. It names no other user, so it shuts out nobody.
-const sshdBlock = `Match User ` + gateUser + `
+// lock is what sshd is told so that whoever comes to the gate's user gets the gate
+// and nothing else.
+type lock struct {
+	exempt string   // a line for every user; "" for none
+	match  string   // the Match block
+	asks   []string // connections that must be held to it, as sshd -C has them
+}
+
+// matchBlock locks the user of the gate to the gate, whatever a key's line or a
+// certificate says or fails to say. It names no other user, so it shuts out nobody.
+func matchBlock(authorities bool) string {
+	trusted := "    TrustedUserCAKeys none\n"
+	if authorities {
+		trusted = `    TrustedUserCAKeys ` + authoritiesFile + `
+    AuthorizedPrincipalsFile ` + principalsFile + `
+    AuthorizedPrincipalsCommand none
+`
+	}
+	return `Match User ` + gateUser + `
     AuthorizedKeysFile ` + keyFile + `
     AuthorizedKeysCommand none
-    TrustedUserCAKeys none
-    ForceCommand ` + GateProgram + `
+    RevokedKeys ` + refusedFile + `
+` + trusted + `    ForceCommand ` + GateProgram + `
     ExposeAuthInfo yes
     AuthenticationMethods publickey
     DisableForwarding yes
@@ -25,15 +41,124 @@ const sshdBlock = `Match User ` + gateUser + `
     PermitTTY no
     PermitUserRC no
 `
+}
 
-// sshdFile is the block as a file of its own, or as the end of sshd_config where
-// that includes no folder: there the block is closed, for whatever is appended
-// later is not meant for the gate.
-func sshdFile(f Facts) File {
+// file is the lock as a file of its own, or as the end of sshd_config where that
+// includes no folder: there the block is closed, for whatever is appended later is
+// not meant for the gate.
+func (l *lock) file(f Facts) File {
 	if f.SSHDInclude {
-		return File{Path: sshdDropIn, Mode: 0o644, Text: "# " + written + "\n" + sshdBlock, check: checkSSHD}
+		return File{Path: sshdDropIn, Mode: 0o644, Text: "# " + written + "\n" + l.exempt + l.match, check: checkSSHD, lock: l}
 	}
-	return File{Path: sshdConfig, Block: true, Text: sshdBlock + "Match all\n", check: checkSSHD}
+	return File{Path: sshdConfig, Block: true, Text: l.match + "Match all\n", check: checkSSHD, lock: l}
+}
+
+// draft is a configuration of sshd with the lock in it, wherever the lock will be.
+func (l *lock) draft(config string) string { return l.exempt + withBlock(config, l.match) }
+
+// keysOf is a file that sshd reads keys from, one a line.
+func keysOf(all []Key) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s\n", written)
+	for _, k := range all {
+		b.WriteString(k.Public + "\n")
+	}
+	return b.String()
+}
+
+// access lets the keys in, by sshd. What a lock names is there before it: over a
+// file of revoked keys that it cannot read sshd lets in nobody. What it lets in
+// comes after it: with each change of that it is tried anew.
+func (m *maker) access(policy *gate.Policy) error {
+	if !m.facts.SSHD {
+		m.warn("there is no sshd at this host: nobody can reach its gate")
+		return nil
+	}
+	ring := m.src.Keys
+	text, from, err := keyLines(m.site, policy, ring)
+	if err != nil {
+		return err
+	}
+	principals := ""
+	if len(ring.Authorities) > 0 {
+		principals = m.principalLines(policy, &from)
+	}
+	l := &lock{match: matchBlock(len(ring.Authorities) > 0), asks: connections(m.site.Host(m.Host), from)}
+	l.exempt = m.exempt(from)
+	m.file(File{Path: refusedFile, Mode: 0o644, Text: keysOf(ring.Revoked)})
+	if len(ring.Authorities) > 0 {
+		m.file(File{Path: authoritiesFile, Mode: 0o644, Text: keysOf(ring.Authorities)})
+	}
+	m.file(l.file(m.facts))
+	if len(ring.Authorities) > 0 {
+		m.file(File{Path: principalsFile, Mode: 0o644, Text: principals, check: checkKeys, lock: l})
+	}
+	m.file(File{Path: keyFile, Mode: 0o644, Text: text, check: checkKeys, lock: l})
+	m.SSHD = true
+	return nil
+}
+
+// principalLines are the principals of certificates that may come to a host, each
+// from where its own keys may. It adds those places to from.
+func (m *maker) principalLines(who *gate.Policy, from *[]string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s\n", written)
+	add := func(principal string, all []Key, address string) {
+		if !comes(who, certified(m.src.Keys.Authorities, principal)) {
+			return
+		}
+		var places []string
+		for _, k := range all {
+			places = append(places, k.From...)
+		}
+		if len(places) == 0 || slices.ContainsFunc(all, func(k Key) bool { return len(k.From) == 0 }) {
+			places = append(places, address)
+		}
+		places = unique(places)
+		line, err := keys.PrincipalLine(places, GateProgram, principal)
+		if err != nil {
+			m.warn("no certificate for %s is taken: %v (an address in the site file, or from=\"ADDRESS\" in front of its key beside it, says where it comes from)", principal, err)
+			return
+		}
+		b.WriteString(line + "\n")
+		*from = unique(append(*from, places...))
+	}
+	for _, p := range m.src.Keys.People {
+		add(principalOfPerson(p.Name), p.Keys, "")
+	}
+	for _, h := range m.site.Hosts {
+		add(principalOfHost(h.Name), m.src.Keys.Hosts[h.Name], h.Address)
+	}
+	return b.String()
+}
+
+// unique keeps the first of each.
+func unique(all []string) (once []string) {
+	for _, s := range all {
+		if !slices.Contains(once, s) {
+			once = append(once, s)
+		}
+	}
+	return once
+}
+
+// exempt is the line by which sshd does not count the bad tries of some addresses:
+// where it does, a dozen of them by anybody at a host that keys come from shuts out
+// its good key as well. One list holds for all of sshd, so somebody else's is left.
+func (m *maker) exempt(from []string) string {
+	const option = "PerSourcePenaltyExemptList"
+	line := func(all []string) string { return option + " " + strings.Join(all, ",") }
+	slices.Sort(from)
+	switch had := strings.Split(m.facts.Exempt, ","); {
+	case m.facts.Exempt == "" || len(from) == 0:
+	case m.facts.Exempt == "none" && m.facts.SSHDInclude:
+		return line(from) + "\n"
+	case m.facts.Exempt == "none":
+		m.warn("sshd shuts out an address after some bad tries, good keys from there too, and has no folder of its own to be told of those that kido's keys come from: put this line at the top of %s: %s", sshdConfig, line(from))
+	case slices.ContainsFunc(from, func(f string) bool { return !slices.Contains(had, f) }):
+		m.warn("sshd shuts out an address after some bad tries, good keys from there too, and its list of exceptions is somebody else's: let it be: %s", line(unique(append(had, from...))))
+	}
+	return ""
 }
 
 // keyLines are the lines of the keys that may come to a host: one for each key,
@@ -69,7 +194,7 @@ func keyLines(s *site.Site, who *gate.Policy, ring *Keyring) (text string, from 
 		add(peopleFolder+"/"+p.Name, p.Keys, "")
 	}
 	for _, h := range s.Hosts {
-		if found := ring.Hosts[h.Name]; comes(who, found) {
+		if found := ring.Hosts[h.Name]; comes(who, fingerprints(found)) {
 			add(h.Name, found, h.Address)
 		}
 	}
@@ -112,19 +237,22 @@ func connections(h *site.Host, from []string) (asks []string) {
 	return asks
 }
 
-// comes reports whether a policy has a principal with one of these keys.
-func comes(p *gate.Policy, all []Key) bool {
-	return slices.ContainsFunc(all, func(k Key) bool { return p.Principal(k.Fingerprint) != "" })
+// comes reports whether a policy has a principal with one of these identities.
+func comes(p *gate.Policy, identities []string) bool {
+	return slices.ContainsFunc(identities, func(id string) bool { return p.Principal(id) != "" })
 }
 
-// polkitRules let the gate's user restart, stop and reload the units of a host,
-// and nothing else that polkit decides. Never start: systemd asks for it too when
-// somebody runs a unit of his own making, and that runs as root; a restart
-// starts what is stopped.
+// unitVerbs is what a gate tells systemd. Never start: to polkit it is also what
+// somebody asks for who runs a unit of his own making, as root; a restart starts
+// what is stopped.
+var unitVerbs = []string{"restart", "stop", "reload"}
+
+// polkitRules let the gate's user do what a gate does with the units of a host,
+// and nothing else that polkit decides.
 func polkitRules(units []string) string {
 	var m strings.Builder
 	for _, u := range units {
-		fmt.Fprintf(&m, "        %q: [\"restart\", \"stop\", \"reload\"],\n", u)
+		fmt.Fprintf(&m, "        %q: [\"%s\"],\n", u, strings.Join(unitVerbs, `", "`))
 	}
 	return `// ` + written + `
 polkit.addRule(function (action, subject) {
@@ -145,7 +273,8 @@ polkit.addRule(function (action, subject) {
 `
 }
 
-// sudoers lets the gate's user run exactly the commands of a policy's services.
+// sudoers lets the gate's user run exactly the commands of a policy's services,
+// and tell systemd what polkit would let it.
 func sudoers(p *gate.Policy) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n", written)
@@ -153,10 +282,7 @@ func sudoers(p *gate.Policy) (string, error) {
 	// script leaves behind would be hung up.
 	fmt.Fprintf(&b, "Defaults:%[1]s !requiretty, !use_pty\n", gateUser)
 	for _, v := range p.Services {
-		if !needsRoot(v) {
-			continue
-		}
-		for _, argv := range commandsOf(v) {
+		for _, argv := range commandsOf(p, v) {
 			line, err := sudoCommand(argv)
 			if err != nil {
 				return "", fmt.Errorf("service %s: %w", v.Name, err)
@@ -167,11 +293,17 @@ func sudoers(p *gate.Policy) (string, error) {
 	return b.String(), nil
 }
 
-// commandsOf lists what a gate runs for a service that its init does not start
+// commandsOf lists what a gate runs for a service, where it does not tell its init
 // by a message.
-func commandsOf(v gate.PolicyService) [][]string {
+func commandsOf(p *gate.Policy, v gate.PolicyService) [][]string {
 	var all [][]string
 	switch site.AdapterKind(v.Adapter) {
+	case site.KindSystemd:
+		if p.Systemctl != "" {
+			for _, verb := range unitVerbs {
+				all = append(all, []string{p.Systemctl, verb, v.Unit})
+			}
+		}
 	case site.KindCommand:
 		for _, argv := range [][]string{v.Start, v.Stop, v.Restart, v.Reload, v.Status} {
 			if argv != nil {

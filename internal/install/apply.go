@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,9 +14,12 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
+	"github.com/rogpeppe/go-internal/diff"
 	"golang.org/x/crypto/ssh"
 
+	"kido/internal/failpoint"
 	"kido/internal/gate"
 	"kido/internal/keys"
 	"kido/internal/remote"
@@ -28,6 +32,10 @@ type Step struct {
 	Word string   // what is done: "write", "remove", "make the folder", …
 	do   func() error
 	soft bool // where it fails, that is said and the rest goes on
+
+	file        *File  // what is written, where that is known before
+	before, now []byte // of a file, with this step and without; nil where there is none
+	digest      bool   // what is in it is not to be shown
 }
 
 func (s Step) String() string {
@@ -35,6 +43,39 @@ func (s Step) String() string {
 		return "run " + strings.Join(s.Argv, " ")
 	}
 	return s.Word + " " + s.Path
+}
+
+// Shown is what the step does, and to what is there now. It shows no secret: of a
+// private key only that it is made.
+func (s Step) Shown() ShownStep {
+	shown := ShownStep{What: s.String()}
+	if s.file != nil && !s.file.Block {
+		shown.Mode = fmt.Sprintf("%04o", s.file.Mode)
+	}
+	switch {
+	case bytes.Equal(s.before, s.now) && (s.before == nil) == (s.now == nil):
+	case s.digest || !isText(s.before) || !isText(s.now):
+		shown.Before, shown.After = digestOf(s.before), digestOf(s.now)
+	default:
+		names := [2]string{s.Path, s.Path}
+		for i, text := range [][]byte{s.before, s.now} {
+			if text == nil {
+				names[i] = os.DevNull
+			}
+		}
+		_, text, _ := strings.Cut(string(diff.Diff(names[0], s.before, names[1], s.now)), "\n") // its own command line
+		shown.Diff = text
+	}
+	return shown
+}
+
+func isText(b []byte) bool { return utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 }
+
+func digestOf(text []byte) *Digest {
+	if text == nil {
+		return nil
+	}
+	return &Digest{len(text), sum(text)}
 }
 
 // Work is what is to be done to a machine, in order. No step: nothing is to be
@@ -63,6 +104,7 @@ func (w *Work) Do(ctx context.Context, said func(Step)) error {
 	if err := w.machine.record(&w.begin); err != nil {
 		return err
 	}
+	failpoint.Hit("install.begun")
 	for _, s := range w.Steps {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("interrupted before: %s: run this again to complete it: %w", s, err)
@@ -73,6 +115,7 @@ func (w *Work) Do(ctx context.Context, said func(Step)) error {
 		} else if err != nil {
 			return err
 		}
+		failpoint.Hit("install.step")
 	}
 	return w.machine.record(w.end)
 }
@@ -96,8 +139,9 @@ func (w *Work) run(argv ...string) *Step {
 	return &w.Steps[len(w.Steps)-1]
 }
 
-func (w *Work) step(word, path string, do func() error) {
+func (w *Work) step(word, path string, do func() error) *Step {
 	w.Steps = append(w.Steps, Step{Path: path, Word: word, do: do})
+	return &w.Steps[len(w.Steps)-1]
 }
 
 // Compare works out what has to be done so that the machine has what the setup
@@ -114,6 +158,12 @@ func (m *Machine) Compare(setup *Setup) (*Work, error) {
 	now := manifest{Host: setup.Host, Init: setup.Init, Hooks: setup.Hooks, Key: old.Key, User: old.User, Folders: old.Folders}
 	again := old.Pending // what an interrupted run has left undone cannot be seen in files
 
+	for _, path := range m.leavings(old.Files) {
+		// What a lock has taken the place of is needed until sshd has been asked.
+		if !old.Pending || !slices.ContainsFunc(setup.Files, func(f File) bool { return f.check == checkSSHD && asideOf(f.Path) == path }) {
+			w.step("remove what was left at", path, func() error { return m.remove(path) })
+		}
+	}
 	for _, h := range old.Hooks {
 		if !slices.ContainsFunc(setup.Hooks, func(n Hook) bool { return n.Name == h.Name }) {
 			m.unhook(w, old.Init, h)
@@ -150,6 +200,9 @@ func (m *Machine) Compare(setup *Setup) (*Work, error) {
 	if err := m.user(w, &now); err != nil {
 		return nil, err
 	}
+	if err := m.shutOut(w); err != nil {
+		return nil, err
+	}
 	for _, f := range setup.Folders {
 		if f.Owner != "root" {
 			m.folder(w, &now, f)
@@ -171,7 +224,7 @@ func (m *Machine) Compare(setup *Setup) (*Work, error) {
 	for _, o := range slices.Backward(old.Files) {
 		switch {
 		case slices.ContainsFunc(setup.Files, func(f File) bool { return f.Path == o.Path && f.Block == o.Block }):
-		case setup.InPlace && (o.Path == siteFile || o.Path == setup.Pins || filepath.Dir(o.Path) == keysFolder || filepath.Dir(o.Path) == peopleKeys):
+		case setup.InPlace && (o.Path == siteFile || o.Path == setup.Pins || strings.HasPrefix(o.Path, keysFolder+"/")):
 			now.Files = append(now.Files, o) // a copy of earlier, the administrator's own by now
 		default:
 			m.unfile(w, o)
@@ -259,6 +312,9 @@ func (m *Machine) Remove(purge bool) (*Work, error) {
 	for _, h := range old.Hooks {
 		m.unhook(w, old.Init, h)
 	}
+	for _, path := range m.leavings(old.Files) {
+		w.step("remove what was left at", path, func() error { return m.remove(path) })
+	}
 	for _, f := range slices.Backward(old.Files) {
 		m.unfile(w, f)
 		if f.Path == sshdDropIn || f.Path == sshdConfig {
@@ -272,8 +328,11 @@ func (m *Machine) Remove(purge bool) (*Work, error) {
 		m.clear(w, stateFolder)
 		m.clear(w, logFolder)
 		if old.Key != "" {
-			w.step("remove", old.Key, func() error { return m.remove(old.Key) })
-			w.step("remove", old.Key+".pub", func() error { return m.remove(old.Key + ".pub") })
+			for _, path := range keys.Files(old.Key) {
+				if m.exists(path) {
+					w.step("remove", path, func() error { return m.remove(path) })
+				}
+			}
 		}
 	}
 	for _, path := range slices.Backward(old.Folders) {
@@ -336,12 +395,18 @@ func (m *Machine) own(path, owner string) error {
 			return fmt.Errorf("%s: there is no user %s", path, owner)
 		}
 	}
+	return m.give(path, who)
+}
+
+func (m *Machine) give(path string, who *account) error {
 	if os.Geteuid() != 0 && m.Root != "" {
 		return nil // a folder of one's own that stands for a machine
 	}
 	return os.Chown(path, who.uid, who.gid)
 }
 
+// user makes the gate's user, whose login shell is the gate. It has a password that
+// nothing matches: one that is locked sshd itself refuses where it goes without PAM.
 func (m *Machine) user(w *Work, now *manifest) error {
 	who, err := m.account(gateUser)
 	switch {
@@ -362,11 +427,18 @@ func (m *Machine) user(w *Work, now *manifest) error {
 // key makes the key pair with which the host announces. One that is there is
 // used, whoever made it.
 func (m *Machine) key(w *Work, now *manifest, setup *Setup) error {
-	if setup.Key == "" || m.exists(setup.Key) && m.exists(setup.Key+".pub") {
+	if setup.Key == "" {
 		return nil
 	}
+	private, err := os.Stat(m.path(setup.Key))
+	switch {
+	case err == nil && m.exists(setup.Key+".pub"):
+		return nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
 	now.Key = setup.Key
-	if m.exists(setup.Key) { // a run was cut off between the two
+	if err == nil && private.Size() > 0 { // a run was cut off between the two
 		w.step("write the public key", setup.Key+".pub", func() error {
 			signer, err := remote.LoadIdentity(m.path(setup.Key))
 			if err != nil {
@@ -378,6 +450,11 @@ func (m *Machine) key(w *Work, now *manifest, setup *Setup) error {
 		return nil
 	}
 	w.step("make the key", setup.Key, func() error {
+		if private != nil && private.Size() == 0 { // its power was cut off
+			if err := os.Remove(m.path(setup.Key)); err != nil {
+				return err
+			}
+		}
 		_, err := keys.New(m.path(setup.Key), setup.Comment)
 		return err
 	})
@@ -403,7 +480,8 @@ func (m *Machine) file(w *Work, old manifest, now *manifest, f File) (bool, erro
 		return false, err
 	}
 	mine := old.find(f.Path, f.Block)
-	if there && bytes.Equal(before, text) && m.moded(f) {
+	unasked := old.Pending && f.check == checkSSHD // a run may have been cut off before sshd was asked about it
+	if there && bytes.Equal(before, text) && m.moded(f) && !unasked {
 		if mine != nil {
 			now.Files = append(now.Files, owned{Path: f.Path, Sums: []string{sum(text)}, Block: f.Block, Saved: mine.Saved})
 		}
@@ -429,7 +507,24 @@ func (m *Machine) file(w *Work, old manifest, now *manifest, f File) (bool, erro
 		w.warn("%s was changed by hand: what it was is kept as %s", f.Path, aside)
 	}
 	now.Files = append(now.Files, entry)
-	w.step("write", f.Path, func() error { return m.place(w, f, text) })
+	word := "write"
+	if f.Block {
+		word = "put a block at the end of"
+	}
+	s := w.step(word, f.Path, func() error { return m.place(w, f, text) })
+	s.file, s.now = &f, text
+	if there {
+		s.before = before
+		info, err := os.Stat(m.path(f.Path))
+		s.digest = mine == nil && !f.Block && (err != nil || info.Mode().Perm()&0o004 == 0) // somebody else's, and not for everybody
+	}
+	if f.Block {
+		whole, _, err := m.content(f.Path, false)
+		if err != nil {
+			return false, err
+		}
+		s.before, s.now = whole, []byte(withBlock(string(whole), string(text)))
+	}
 	return true, nil
 }
 
@@ -438,12 +533,21 @@ func (m *Machine) save(w *Work, path, to string, text []byte) {
 		if err := os.MkdirAll(filepath.Dir(m.path(to)), 0o700); err != nil {
 			return err
 		}
-		info, err := os.Stat(m.path(path))
-		if err != nil {
-			return err
-		}
-		return m.write(File{Path: to, Mode: info.Mode().Perm()}, text)
+		return m.copy(path, to, text)
 	})
+}
+
+// copy writes a text to a file that shall be like another, whoever owns that.
+func (m *Machine) copy(like, to string, text []byte) error {
+	info, err := os.Stat(m.path(like))
+	if err != nil {
+		return err
+	}
+	f := File{Path: to, Mode: info.Mode().Perm()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		f.whose = &account{uid: int(st.Uid), gid: int(st.Gid)}
+	}
+	return m.write(f, text)
 }
 
 // text is what is to be in a file.
@@ -489,48 +593,106 @@ func (m *Machine) place(w *Work, f File, text []byte) error {
 		return m.placeSSHD(w, f, text)
 	}
 	if f.check == checkKeys {
-		if err := m.effective(w, f.asks); err != nil {
+		if err := m.effective(w, f.lock); err != nil {
 			return fmt.Errorf("%s is not put there: %w", f.Path, err)
 		}
 	}
 	if f.check == checkSudo {
-		draft := File{Path: filepath.Dir(f.Path) + "/.kido.draft", Mode: f.Mode} // sudo reads no name with a dot
-		if err := m.write(draft, text); err != nil {
+		err := m.try(f, text, func(draft string) error {
+			if _, err := m.Run("visudo", "-c", "-f", m.path(draft)); err != nil {
+				return fmt.Errorf("sudo would not take %s, so it is not put there: %w", f.Path, err)
+			}
+			return nil
+		})
+		if err != nil {
 			return err
-		}
-		defer os.Remove(m.path(draft.Path))
-		if _, err := m.Run("visudo", "-c", "-f", m.path(draft.Path)); err != nil {
-			return fmt.Errorf("sudo would not take %s, so it is not put there: %w", f.Path, err)
 		}
 	}
 	return m.write(f, text)
 }
 
+// What is beside a file for a moment. Nobody reads a name like these: it begins
+// with a dot and ends in a tilde. It is the same each time, so that what a run
+// that was cut off has left is written over, or found and removed.
+func beside(path, word string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".kido-"+word+"~")
+}
+
+func newOf(path string) string   { return beside(path, "new") }   // what it will be
+func draftOf(path string) string { return beside(path, "draft") } // for somebody to judge
+func asideOf(path string) string { return beside(path, "old") }   // what it was
+
 // write replaces a file as a whole.
 func (m *Machine) write(f File, text []byte) error {
-	path := m.path(f.Path)
-	t, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	path, fresh := m.path(f.Path), m.path(newOf(f.Path))
+	if err := m.fill(fresh, f, text); err != nil {
+		_ = os.Remove(fresh)
+		return fmt.Errorf("cannot write %s: %w", f.Path, err)
+	}
+	failpoint.Hit("install.written")
+	if err := os.Rename(fresh, path); err != nil {
+		_ = os.Remove(fresh)
+		return fmt.Errorf("cannot write %s: %w", f.Path, err)
+	}
+	failpoint.Hit("install.renamed")
+	return syncFolder(filepath.Dir(path))
+}
+
+// fill makes a new file that holds a text, on disk.
+func (m *Machine) fill(path string, f File, text []byte) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	t, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(t.Name())
 	_, err = t.Write(text)
 	if err == nil {
 		err = t.Chmod(f.Mode)
 	}
 	if err == nil {
-		err = m.own(t.Name(), f.Owner())
+		err = m.give(path, cmp.Or(f.whose, &account{}))
 	}
 	if err == nil {
 		err = t.Sync()
 	}
-	if err = errors.Join(err, t.Close()); err == nil {
-		err = os.Rename(t.Name(), path)
-	}
+	return errors.Join(err, t.Close())
+}
+
+// try has somebody judge a draft of a file.
+func (m *Machine) try(f File, text []byte, judge func(draft string) error) error {
+	draft := draftOf(f.Path)
+	err := m.fill(m.path(draft), f, text)
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", f.Path, err)
+		err = fmt.Errorf("cannot write a draft of %s: %w", f.Path, err)
+	} else {
+		failpoint.Hit("install.draft")
+		err = judge(draft)
 	}
-	return syncFolder(filepath.Dir(path))
+	if rerr := os.Remove(m.path(draft)); !errors.Is(rerr, fs.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	return err
+}
+
+// leavings are what a run that was cut off has left beside files.
+func (m *Machine) leavings(files []owned) (left []string) {
+	for _, path := range append([]string{sshdConfig}, paths(files)...) {
+		for _, path := range []string{newOf(path), draftOf(path), asideOf(path)} {
+			if _, err := os.Lstat(m.path(path)); err == nil {
+				left = append(left, path)
+			}
+		}
+	}
+	return left
+}
+
+func paths(files []owned) (all []string) {
+	for _, o := range files {
+		all = append(all, o.Path)
+	}
+	return all
 }
 
 func syncFolder(path string) error {
@@ -556,19 +718,31 @@ func (m *Machine) unfile(w *Work, o owned) {
 		w.warn("%s was changed by hand: it is left", o.Path)
 		return
 	}
-	_, saved := os.Stat(m.path(o.Saved))
+	saved, err := os.Stat(m.path(o.Saved))
+	var step *Step
 	switch {
 	case o.Block && there:
-		w.step("take the block out of", o.Path, func() error { return m.cut(o.Path) })
-	case o.Saved != "" && saved == nil:
-		w.step("put back", o.Path, func() error {
-			if err := os.Rename(m.path(o.Saved), m.path(o.Path)); err != nil {
+		step = w.step("take the block out of", o.Path, func() error { return m.cut(o.Path) })
+		if step.before, _, err = m.content(o.Path, false); err != nil {
+			w.warn("%s: %v", o.Path, err)
+		}
+		rest, _, _ := cutBlock(string(step.before))
+		step.now = []byte(rest)
+	case o.Saved != "" && err == nil:
+		before, err := os.ReadFile(m.path(o.Saved))
+		if err != nil {
+			w.warn("%s is left: what was there before kido cannot be read: %v", o.Path, err)
+			return
+		}
+		step = w.step("put back", o.Path, func() error {
+			if err := m.copy(o.Saved, o.Path, before); err != nil { // it may be on another disk
 				return err
 			}
-			return syncFolder(filepath.Dir(m.path(o.Path)))
+			return m.remove(o.Saved)
 		})
+		step.before, step.now, step.digest = text, before, saved.Mode().Perm()&0o004 == 0
 	case there:
-		w.step("remove", o.Path, func() error { return m.remove(o.Path) })
+		w.step("remove", o.Path, func() error { return m.remove(o.Path) }).before = text
 	}
 }
 

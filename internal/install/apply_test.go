@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"kido/internal/gate"
 	"kido/internal/keys"
@@ -137,6 +138,10 @@ func (b *box) run(argv ...string) (string, error) {
 		}
 	case argv[0] == "update-rc.d" && name == "defaults":
 		b.put("/etc/rc2.d/S20"+argv[1], "")
+	case strings.HasPrefix(line, "rc-update add"):
+		b.put("/etc/runlevels/default/"+argv[2], "")
+	case strings.HasPrefix(line, "rc-update del"):
+		_ = os.Remove(b.m.path("/etc/runlevels/default/" + argv[2]))
 	case argv[0] == "update-rc.d":
 		_ = os.Remove(b.m.path("/etc/rc2.d/S20" + argv[2]))
 	case strings.HasPrefix(line, "systemctl is-active"):
@@ -148,15 +153,17 @@ func (b *box) run(argv ...string) (string, error) {
 			return word, errors.New(word)
 		}
 	case strings.HasPrefix(line, "/usr/sbin/sshd -T"):
-		return said(), nil
+		text, _ := os.ReadFile(b.m.path(sshdConfig))
+		dropIn, _ := os.ReadFile(b.m.path(sshdDropIn))
+		return said(string(text) + string(dropIn)), nil
 	}
 	return "", err
 }
 
-// said is what sshd says of connections that the block is held to.
-func said() string {
+// said is what sshd says of connections that its configuration holds to the lock.
+func said(config string) string {
 	var b strings.Builder
-	for line := range strings.Lines(sshdBlock) {
+	for line := range strings.Lines(matchBlock(strings.Contains(config, "TrustedUserCAKeys "+authoritiesFile))) {
 		word, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if word != "Match" {
 			fmt.Fprintf(&b, "%s %s\n", strings.ToLower(word), value)
@@ -180,7 +187,7 @@ func (b *box) setup(init Init, text string, rings ...*Keyring) *Setup {
 	f.Logrotate = init == SysV
 	f.Kido, f.Gate = b.m.path("/src/kido"), b.m.path("/src/kido-gate")
 	f.SSHDInclude = includesFolder(b.get(sshdConfig))
-	if init == SysV {
+	if init != Systemd {
 		text = strings.ReplaceAll(text, ".service", "")
 	}
 	s, err := Make(Source{File: "/src/site.yaml", Text: strings.ReplaceAll(text, "ADAPTER", string(init)), Keys: rings[0]}, "web1", f)
@@ -245,7 +252,7 @@ func same(t *testing.T, what string, got, want map[string]string) {
 // leaves the machine as it was.
 func TestInstallTwiceAndRemove(t *testing.T) {
 	t.Parallel()
-	for _, init := range []Init{Systemd, SysV} {
+	for _, init := range []Init{Systemd, SysV, OpenRC} {
 		t.Run(string(init), func(t *testing.T) {
 			t.Parallel()
 			b := newBox(t, init)
@@ -284,7 +291,7 @@ func TestInstallTwiceAndRemove(t *testing.T) {
 // Wherever an install is cut off, the next one completes it.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	for _, init := range []Init{Systemd, SysV} {
+	for _, init := range []Init{Systemd, SysV, OpenRC} {
 		whole := newBox(t, init)
 		steps, _, err := whole.apply(whole.setup(init, shop), -1)
 		if err != nil {
@@ -309,7 +316,7 @@ func TestInterrupted(t *testing.T) {
 					t.Fatal(warnings, err)
 				}
 				same(t, "completed after "+steps[n-1], secret(b.tree()), secret(maps.Clone(want)))
-				reload := map[Init]string{Systemd: "systemctl daemon-reload", SysV: "/etc/init.d/ssh reload"}[init]
+				reload := map[Init]string{Systemd: "systemctl daemon-reload", SysV: "/etc/init.d/ssh reload", OpenRC: "rc-service ssh reload"}[init]
 				if !slices.Contains(b.ran, reload) {
 					t.Errorf("completed after %s without %s", steps[n-1], reload)
 				}
@@ -500,19 +507,24 @@ func TestEffective(t *testing.T) {
 	}
 	asks := connections(&site.Host{Name: "web1", Address: "192.0.2.3", Port: 22}, []string{"192.0.2.1", "198.51.100.0/24", "2001:db8::7"})
 	for name, c := range map[string]struct{ first, want string }{
-		"nothing":         {"", ""},
-		"somebody else":   {"Match User ann\n  PermitTTY yes\n", ""},
-		"another address": {"Match Address 203.0.113.0/24\n  PermitTTY yes\n", ""},
-		"one address":     {"Match Address 192.0.2.1\n  PermitTTY yes\n", `"permittty no" for all connections (user=kido,host=192.0.2.1,addr=192.0.2.1,laddr=192.0.2.3,lport=22: ["yes"])`},
-		"a prefix":        {"Match Address 198.51.100.0/25\n  ForceCommand /bin/sh\n", `"forcecommand /usr/local/sbin/kido-gate" for all connections`},
-		"an IPv6 address": {"Match Address 2001:db8::/32\n  PermitUserRC yes\n", `"permituserrc no"`},
-		"this address":    {"Match LocalAddress 192.0.2.3\n  PermitTTY yes\n", `"permittty no"`},
-		"an authority":    {"Match Address 192.0.2.1\n  TrustedUserCAKeys /etc/ssh/ca\n", `"trustedusercakeys none"`},
-		"a command":       {"Match Address 192.0.2.1\n  AuthorizedKeysCommand /bin/keys\n  AuthorizedKeysCommandUser nobody\n", `"authorizedkeyscommand none"`},
-		"another file":    {"Match Address 192.0.2.1\n  AuthorizedKeysFile /etc/ssh/kido_keys .ssh/authorized_keys\n", `"authorizedkeysfile /etc/ssh/kido_keys"`},
+		"nothing":                            {"", ""},
+		"authorities":                        {"", ""},
+		"authorities, and another principal": {"Match Address 192.0.2.1\n  AuthorizedPrincipalsFile /etc/ssh/principals\n", `"authorizedprincipalsfile /etc/ssh/kido_principals"`},
+		"authorities, and another's":         {"Match Address 192.0.2.1\n  TrustedUserCAKeys /etc/ssh/ca\n", `"trustedusercakeys /etc/ssh/kido_authorities"`},
+		"somebody else":                      {"Match User ann\n  PermitTTY yes\n", ""},
+		"another address":                    {"Match Address 203.0.113.0/24\n  PermitTTY yes\n", ""},
+		"one address":                        {"Match Address 192.0.2.1\n  PermitTTY yes\n", `"permittty no" for all connections (user=kido,host=192.0.2.1,addr=192.0.2.1,laddr=192.0.2.3,lport=22: ["yes"])`},
+		"a prefix":                           {"Match Address 198.51.100.0/25\n  ForceCommand /bin/sh\n", `"forcecommand /usr/local/sbin/kido-gate" for all connections`},
+		"an IPv6 address":                    {"Match Address 2001:db8::/32\n  PermitUserRC yes\n", `"permituserrc no"`},
+		"this address":                       {"Match LocalAddress 192.0.2.3\n  PermitTTY yes\n", `"permittty no"`},
+		"an authority":                       {"Match Address 192.0.2.1\n  TrustedUserCAKeys /etc/ssh/ca\n", `"trustedusercakeys none"`},
+		"a command":                          {"Match Address 192.0.2.1\n  AuthorizedKeysCommand /bin/keys\n  AuthorizedKeysCommandUser nobody\n", `"authorizedkeyscommand none"`},
+		"no revocation":                      {"Match Address 192.0.2.1\n  RevokedKeys none\n", `"revokedkeys /etc/ssh/kido_revoked"`},
+		"another file":                       {"Match Address 192.0.2.1\n  AuthorizedKeysFile /etc/ssh/kido_keys .ssh/authorized_keys\n", `"authorizedkeysfile /etc/ssh/kido_keys"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			l := &lock{match: matchBlock(strings.HasPrefix(name, "authorities")), asks: asks}
 			m := &Machine{Root: t.TempDir(), Run: execute}
 			if err := os.MkdirAll(m.path("/etc/ssh"), 0o755); err != nil {
 				t.Fatal(err)
@@ -521,11 +533,11 @@ func TestEffective(t *testing.T) {
 			if _, err := keys.New(hostKey, "host"); err != nil {
 				t.Fatal(err)
 			}
-			config := "HostKey " + hostKey + "\n" + withBlock(c.first, sshdBlock+"Match all\n")
+			config := "HostKey " + hostKey + "\n" + withBlock(c.first, l.match+"Match all\n")
 			if err := os.WriteFile(m.path(sshdConfig), []byte(config), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			err := m.effective(&Work{machine: m}, asks)
+			err := m.effective(&Work{machine: m}, l)
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("error %v\nwant %s", err, c.want)
 			}
@@ -614,15 +626,19 @@ func TestKeysBehindTheLock(t *testing.T) {
 	}
 }
 
-// ann is a keyring of one person.
-func ann() *Keyring {
-	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKmd6GmeRzOUGRsP3grrzKR8yP1ySVYqsqXlpeSRnUmu"
-	id, err := keys.Fingerprint(key)
+func fingerprint(public string) string {
+	id, err := keys.Fingerprint(public)
 	if err != nil {
 		panic(err) // it is a key
 	}
+	return id
+}
+
+// ann is a keyring of one person.
+func ann() *Keyring {
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKmd6GmeRzOUGRsP3grrzKR8yP1ySVYqsqXlpeSRnUmu"
 	return &Keyring{
-		People: []Person{{"ann", []Key{{Public: key, From: []string{"203.0.113.9"}, Fingerprint: id}}}},
+		People: []Person{{"ann", []Key{{Public: key, From: []string{"203.0.113.9"}, Fingerprint: fingerprint(key)}}}},
 		texts:  map[string]string{"people/ann.pub": `from="203.0.113.9" ` + key + "\n"},
 	}
 }
@@ -636,7 +652,7 @@ func TestBlock(t *testing.T) {
 	if _, _, err := b.apply(b.setup(SysV, shop), -1); err != nil {
 		t.Fatal(err)
 	}
-	if want := config + "\n" + blockBegin + sshdBlock + "Match all\n" + blockEnd; b.get(sshdConfig) != want {
+	if want := config + "\n" + blockBegin + matchBlock(false) + "Match all\n" + blockEnd; b.get(sshdConfig) != want {
 		t.Errorf("sshd_config:\n%s", b.get(sshdConfig))
 	}
 	b.put(sshdConfig, b.get(sshdConfig)+"# appended\n")
@@ -697,5 +713,351 @@ func TestRenamedHost(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != there {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// authority is a keyring of one authority and one revoked key.
+func authority() *Keyring {
+	const key, revoked = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMugAoil525RUeUzuGs7H/ocN53VuvcdaNE6pNoPe/MK", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDoOfIetwWl3+gVI81gctOqbrHB246tNcEsmHu5IMoTE"
+	return &Keyring{
+		Authorities: []Key{{Public: key, Fingerprint: fingerprint(key)}},
+		Revoked:     []Key{{Public: revoked, Fingerprint: fingerprint(revoked)}},
+		texts:       map[string]string{"authorities/root.pub": key + "\n", "revoked": revoked + "\n"},
+	}
+}
+
+// What a lock names is there before the lock, and is gone only after it: over a
+// file of revoked keys that it cannot read sshd lets in nobody.
+func TestLockNamesWhatIsThere(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, Systemd)
+	b.refuse = func(config string) string {
+		for _, file := range []string{refusedFile, authoritiesFile} {
+			if strings.Contains(config, " "+file+"\n") && !b.m.exists(file) {
+				return file + " is named and is not there"
+			}
+		}
+		return ""
+	}
+	for _, ring := range []*Keyring{authority(), {}, authority()} {
+		if _, _, err := b.apply(b.setup(Systemd, shop, ring), -1); err != nil {
+			t.Fatal(err)
+		}
+		want := len(ring.Authorities) > 0
+		for _, path := range []string{authoritiesFile, principalsFile, authorities + "/root.pub", keysFolder + "/revoked"} {
+			if b.m.exists(path) != want {
+				t.Errorf("%d authorities: %s is there: %v", len(ring.Authorities), path, !want)
+			}
+		}
+		if strings.Contains(b.get(refusedFile), "ssh-ed25519") != want || strings.Contains(b.get(sshdDropIn), "TrustedUserCAKeys none\n") == want {
+			t.Errorf("%d authorities:\n%s%s", len(ring.Authorities), b.get(refusedFile), b.get(sshdDropIn))
+		}
+		if steps, _, err := b.apply(b.setup(Systemd, shop, ring), -1); err != nil || len(steps) > 0 {
+			t.Errorf("again: %q %v", steps, err)
+		}
+	}
+	w, err := b.m.Remove(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := func(step string) int {
+		return slices.IndexFunc(w.Steps, func(s Step) bool { return s.String() == step })
+	}
+	if block, reload, file := place("remove "+sshdDropIn), place("run systemctl reload ssh.service"), place("remove "+refusedFile); block < 0 || reload < block || file < reload {
+		t.Errorf("the lock, the reload and the file are removed as steps %d, %d and %d", block, reload, file)
+	}
+	if _, _, err := b.do(w, -1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a run that was killed has left beside files is gone once the next one has
+// come to its end, be that an install or a removal.
+func TestLeavings(t *testing.T) {
+	t.Parallel()
+	for _, remove := range []bool{false, true} {
+		b := newBox(t, Systemd)
+		before := b.tree()
+		if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+			t.Fatal(err)
+		}
+		want := b.tree()
+		for _, path := range []string{newOf(sshdDropIn), asideOf(sshdDropIn), draftOf(sshdConfig), newOf(gate.DefaultPolicy), newOf("/etc/systemd/system/kido-wait-web.service")} {
+			b.put(path, "half of i")
+		}
+		if remove {
+			b.remove(true)
+			want = before
+		} else if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+			t.Fatal(err)
+		}
+		same(t, "afterwards", b.tree(), want)
+	}
+}
+
+// A dry run tells what would be done, file by file, and keeps what is secret.
+func TestShown(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, Systemd)
+	shown := func(ring *Keyring) map[string]ShownStep {
+		t.Helper()
+		before := b.tree()
+		w, err := b.m.Compare(b.setup(Systemd, shop, ring))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[string]ShownStep{}
+		for _, s := range w.Steps {
+			all[s.String()] = s.Shown()
+		}
+		same(t, "looked at", b.tree(), before)
+		return all
+	}
+	if err := os.MkdirAll(b.m.path("/etc/kido"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.put("/etc/kido/policy", "a secret of somebody's\n")
+	if err := os.Chmod(b.m.path("/etc/kido/policy"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first := shown(&Keyring{})
+	if s := first["write "+sshdDropIn]; s.Mode != "0644" || !strings.HasPrefix(s.Diff, "--- /dev/null\n+++ "+sshdDropIn+"\n@@ -0,0 +1,") || !strings.Contains(s.Diff, "\n+    ExposeAuthInfo yes\n") {
+		t.Errorf("%+v", s)
+	}
+	if s := first["write "+GateProgram]; s.Diff == "" { // a text in the box
+		t.Errorf("%+v", s)
+	}
+	if s := first["write /etc/kido/policy"]; s.Diff != "" || s.Before == nil || s.Before.Size != 23 || s.After == nil || len(s.After.SHA256) != 64 {
+		t.Errorf("a file that not everybody may read: %+v", s)
+	}
+	if s := first["make the key /etc/kido/id_ed25519"]; s != (ShownStep{What: "make the key /etc/kido/id_ed25519"}) {
+		t.Errorf("%+v", s)
+	}
+	if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+		t.Fatal(err)
+	}
+	if again := shown(&Keyring{}); len(again) > 0 {
+		t.Errorf("%+v", again)
+	}
+	b.put("/src/kido-gate", "gate\x00 2")
+	second := shown(ann())
+	if s := second["write "+GateProgram]; s.Diff != "" || s.Before == nil || s.Before.Size != 6 || s.After == nil || s.After.Size != 7 {
+		t.Errorf("a program: %+v", s)
+	}
+	if s := second["write "+keyFile]; !strings.Contains(s.Diff, "\n+restrict,from=\"203.0.113.9\"") || strings.Contains(s.Diff, "\n-") {
+		t.Errorf("%+v", s)
+	}
+	w, err := b.m.Remove(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range w.Steps {
+		text := s.Shown()
+		if strings.Contains(text.Diff, "secret") || strings.Contains(text.Diff, "PRIVATE") {
+			t.Errorf("%+v", text)
+		}
+		if s.String() == "remove "+sshdDropIn && !strings.Contains(text.Diff, "\n+++ /dev/null\n") {
+			t.Errorf("%+v", text)
+		}
+	}
+}
+
+// What a block in sshd_config would change is shown within that file.
+func TestShownBlock(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, SysV)
+	b.put(sshdConfig, "UsePAM yes\n")
+	w, err := b.m.Compare(b.setup(SysV, shop))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(w.Steps, func(s Step) bool { return s.Path == sshdConfig })
+	if i < 0 || !strings.HasPrefix(w.Steps[i].Shown().Diff, "--- "+sshdConfig+"\n+++ "+sshdConfig+"\n@@ -1,1 +1,") {
+		t.Errorf("%+v", w.Steps[max(i, 0)].Shown())
+	}
+}
+
+// An sshd that does not know an option is not told of it, and that is said.
+func TestTooOld(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string]string{
+		"x: line 3: Bad configuration option: ExposeAuthInfo":                         "it is too old for ExposeAuthInfo: install OpenSSH 7.6 or later: ",
+		"x line 3: Directive 'DisableForwarding' is not allowed within a Match block": "it is too old for DisableForwarding: install OpenSSH 7.6 or later: ",
+		"x: no such file": "",
+	} {
+		if got := tooOld(errors.New(said)); got.Error() != want+said {
+			t.Errorf("%s", got)
+		}
+	}
+}
+
+// A key that was being written when the power went is made anew.
+func TestEmptyKey(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, Systemd)
+	if err := os.MkdirAll(b.m.path("/etc/kido"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.put("/etc/kido/id_ed25519", "")
+	if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.get("/etc/kido/id_ed25519"), "PRIVATE KEY") || !strings.HasPrefix(b.get("/etc/kido/id_ed25519.pub"), "ssh-ed25519 ") {
+		t.Error("there is no key")
+	}
+}
+
+// An account, or a machine, that lets nobody in is told of with what mends it.
+func TestShutOut(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) // day 20513
+	for line, want := range map[string]string{
+		"kido:*:::::::":                  "",
+		"kido:*:20000:0:99999:7:::":      "",
+		"kido:!:20000::::::":             "locked (!), and sshd refuses that where it goes without PAM: usermod -p '*' kido",
+		"kido:!*:20000::::::":            "usermod -p '*' kido",
+		"kido:*:20000:0:99999:7::20513:": "its account has expired: chage -E -1 kido",
+		"kido:*:20000:0:99999:7::20514:": "",
+		"kido:*:20000:0:90:7:::":         "its password has expired: chage -M -1 -d 2026-03-01 kido",
+		"kido:*:0:0:99999:7:::":          "its password has expired: chage -M -1 -d 2026-03-01 kido",
+		"kido:*:20500:0:90:7:::":         "",
+		"kido:*:x:y:z:7::w:":             "",
+	} {
+		got := strings.Join(aging(strings.Split(line, ":"), now), "; ")
+		if want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: %s; want %s", line, got, want)
+		}
+	}
+	b := newBox(t, Systemd)
+	if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+		t.Fatal(err)
+	}
+	b.put("/etc/shadow", "root:*:20000::::::\nkido:!:20000::::::\n")
+	b.put("/etc/nologin", "")
+	steps, warnings, err := b.apply(b.setup(Systemd, shop), -1)
+	if err != nil || len(steps) > 0 || len(warnings) != 2 || !strings.Contains(warnings[0], "the user kido cannot log in: its password is locked") || !strings.Contains(warnings[1], "/etc/nologin is there") {
+		t.Errorf("%q %q %v", steps, warnings, err)
+	}
+}
+
+// sshd's list of exceptions is somebody else's where he has written one, and ours
+// where only kido has.
+func TestExempt(t *testing.T) {
+	t.Parallel()
+	const on, list = "persourcepenalties crash:90\n", "persourcepenaltyexemptlist "
+	for name, c := range map[string]struct {
+		says   string // of sshd -G; "" where it does not know -G
+		dropIn string
+		other  string
+		want   string
+	}{
+		"too old":     {"", "", "", ""},
+		"unknown":     {"permittty yes\n", "", "", ""},
+		"off":         {"persourcepenalties no\n" + list + "none\n", "", "", ""},
+		"free":        {on + list + "none\n", "", "", "none"},
+		"ours":        {on + list + "192.0.2.1\n", "PerSourcePenaltyExemptList 192.0.2.1\nMatch User kido\n", "", "none"},
+		"another's":   {on + list + "192.0.2.9\n", "", "PerSourcePenaltyExemptList\t192.0.2.9\n", "192.0.2.9"},
+		"behind ours": {on + list + "192.0.2.1\n", "PerSourcePenaltyExemptList 192.0.2.1\n", "persourcepenaltyexemptlist 192.0.2.9\n", "192.0.2.9"},
+		"elsewhere":   {on + list + "192.0.2.9\n", "PerSourcePenaltyExemptList 192.0.2.1\n", "", "192.0.2.9"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, Systemd)
+			b.m.Run = func(...string) (string, error) {
+				if c.says == "" {
+					return "unknown option -- G", errors.New("unknown option -- G")
+				}
+				return c.says, nil
+			}
+			b.put(sshdDropIn, c.dropIn)
+			b.put("/etc/ssh/sshd_config.d/zz.conf", c.other)
+			if got := b.m.exempt(); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+	for name, c := range map[string]struct {
+		had       string
+		include   bool
+		line, say string
+	}{
+		"no penalties": {"", true, "", ""},
+		"free":         {"none", true, "PerSourcePenaltyExemptList 192.0.2.1,203.0.113.0/24\n", ""},
+		"no folder":    {"none", false, "", "put this line at the top of /etc/ssh/sshd_config: PerSourcePenaltyExemptList 192.0.2.1,203.0.113.0/24"},
+		"another's":    {"192.0.2.9,192.0.2.1", true, "", "let it be: PerSourcePenaltyExemptList 192.0.2.9,192.0.2.1,203.0.113.0/24"},
+		"enough":       {"203.0.113.0/24,192.0.2.1", true, "", ""},
+	} {
+		m := &maker{facts: Facts{Exempt: c.had, SSHDInclude: c.include}}
+		got := m.exempt([]string{"203.0.113.0/24", "192.0.2.1"})
+		if warned := strings.Join(m.Warnings, "\n"); got != c.line || !strings.HasSuffix(warned, c.say) || (warned == "") != (c.say == "") {
+			t.Errorf("%s: %q, %q", name, got, warned)
+		}
+	}
+}
+
+// A lock that a run has put in place just before it was killed, and that does not
+// hold, is found by the next run though the file is as it should be; what was there
+// before that run comes back.
+func TestUnaskedLock(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		config string
+		lock   string
+		first  bool // nothing of kido was there before
+	}{
+		"first":         {mainConfig, sshdDropIn, true},
+		"another":       {mainConfig, sshdDropIn, false},
+		"first block":   {"UsePAM yes\n", sshdConfig, true},
+		"another block": {"UsePAM yes\n", sshdConfig, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, SysV)
+			b.put(sshdConfig, c.config)
+			if !c.first {
+				if _, _, err := b.apply(b.setup(SysV, shop), -1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := b.tree()[c.lock]
+			s := b.setup(SysV, shop, authority())
+			w, err := b.m.Compare(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(w.Steps, func(s Step) bool { return s.Path == c.lock })
+			if _, _, err := b.do(w, i); err == nil {
+				t.Fatal("it was not interrupted")
+			}
+			if before != "" {
+				if err := os.Link(b.m.path(c.lock), b.m.path(asideOf(c.lock))); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Remove(b.m.path(c.lock)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.put(c.lock, string(w.Steps[i].now))
+			run := b.m.Run
+			b.m.Run = func(argv ...string) (string, error) {
+				out, err := run(argv...)
+				return strings.Replace(out, "permittty no", "permittty yes", 1), err
+			}
+			if _, _, err := b.apply(s, -1); err == nil || !strings.Contains(err.Error(), c.lock+" was taken back: sshd does not hold the user kido") {
+				t.Errorf("error %v", err)
+			}
+			if now := b.tree()[c.lock]; now != before {
+				t.Errorf("taken back to\n%s\nwant\n%s", now, before)
+			}
+			b.m.Run = run
+			if _, _, err := b.apply(s, -1); err != nil {
+				t.Errorf("once it is mended: %v", err)
+			}
+			for path := range b.tree() {
+				if strings.HasSuffix(path, "~") {
+					t.Errorf("left behind: %s", path)
+				}
+			}
+		})
 	}
 }

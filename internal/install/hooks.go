@@ -2,8 +2,11 @@ package install
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
+	"kido/internal/gate"
+	"kido/internal/probe"
 	"kido/internal/site"
 )
 
@@ -171,12 +174,46 @@ const sandbox = `NoNewPrivileges=yes
 ProtectSystem=full
 ProtectHome=read-only
 ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectClock=yes
+ProtectHostname=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
+UMask=0077
 `
+
+// cell leaves what a gate needs that only looks: the network, the bus, and its
+// state folder to write to. Of two values the later counts.
+const cell = sandbox + `ProtectSystem=strict
+CapabilityBoundingSet=
+ReadWritePaths=-` + gate.DefaultState + `
+PrivateDevices=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+TasksMax=64
+`
+
+// onlyLooks reports whether a gate that holds a service runs no program but
+// kido's own: the status command of a script may need sudo, and a probe of the
+// administrator's whatever it likes.
+func onlyLooks(policy *gate.Policy, v gate.PolicyService) bool {
+	if v.Adapter != string(site.KindSystemd) {
+		return false
+	}
+	for _, any := range v.Wait.Await {
+		for _, instance := range any {
+			if slices.ContainsFunc(policy.Watch(instance).Ready, func(s probe.Spec) bool { return s.Kind == probe.KindExec }) {
+				return false
+			}
+		}
+	}
+	return true
+}
 
 // daemon is the part of a script that runs a command in the background: begin,
 // finish and running. A pid counts only while it is that of the command: after
@@ -223,8 +260,8 @@ finish() {
 func holdAt(own int) int { return max(1, own-1) }
 
 // hold is the hook that holds the start of a service, once the scripts beside it
-// are started.
-func hold(init Init, v *site.Service, unit string, beside []string, f Facts) (Hook, File) {
+// are started. looks says that all it does is to look: see onlyLooks.
+func hold(init Init, v *site.Service, unit string, beside []string, looks bool, f Facts) (Hook, File) {
 	h := Hook{Name: "kido-wait-" + v.Name, Unit: unit, Require: v.Wait.Leave && init == Systemd}
 	argv := GateProgram + " --wait " + v.Name
 	what := "hold the start of " + v.Name + " until what it depends on is ready"
@@ -234,6 +271,10 @@ func hold(init Init, v *site.Service, unit string, beside []string, f Facts) (Ho
 		by := "WantedBy"
 		if h.Require {
 			by = "RequiredBy"
+		}
+		confined := "# No sandbox: a program of this host may be started from here.\n"
+		if looks {
+			confined = cell
 		}
 		return h, File{Path: h.File, Mode: 0o644, Text: fmt.Sprintf(`# %s
 [Unit]
@@ -246,10 +287,10 @@ RemainAfterExit=yes
 User=%s
 ExecStart=%s
 TimeoutStartSec=infinity
-
+%s
 [Install]
 %s=%[3]s
-`, written, what, unit, gateUser, argv, by)}
+`, written, what, unit, gateUser, argv, confined, by)}
 	case OpenRC:
 		h.File = "/etc/init.d/" + h.Name
 		return h, File{Path: h.File, Mode: 0o755, Text: fmt.Sprintf(`#!/sbin/openrc-run

@@ -32,12 +32,19 @@ const (
 	kidoProgram = "/usr/local/bin/kido"
 	sudoProgram = "/usr/bin/sudo"
 
-	folder       = "/etc/kido"
-	siteFile     = folder + "/site.yaml"
-	keysFolder   = folder + "/keys"
-	peopleKeys   = keysFolder + "/" + peopleFolder
-	keyFile      = "/etc/ssh/kido_keys"
-	sshdConfig   = "/etc/ssh/sshd_config"
+	folder      = "/etc/kido"
+	siteFile    = folder + "/site.yaml"
+	keysFolder  = folder + "/keys"
+	peopleKeys  = keysFolder + "/" + peopleFolder
+	authorities = keysFolder + "/" + authoritiesFolder
+	keyFile     = "/etc/ssh/kido_keys"
+	refusedFile = "/etc/ssh/kido_revoked"
+	sshdConfig  = "/etc/ssh/sshd_config"
+
+	// Where the keyring has authorities.
+	authoritiesFile = "/etc/ssh/kido_authorities"
+	principalsFile  = "/etc/ssh/kido_principals"
+
 	sshdDropIn   = "/etc/ssh/sshd_config.d/50-kido.conf"
 	polkitFile   = "/etc/polkit-1/rules.d/50-kido.rules"
 	sudoersFile  = "/etc/sudoers.d/kido"
@@ -58,8 +65,10 @@ type Facts struct {
 
 	SSHD        bool   // there is one
 	SSHDInclude bool   // sshd_config includes its folder
+	Exempt      string // sshd's PerSourcePenaltyExemptList but for ours: "none", or somebody else's; "" where it counts no bad tries
 	Sudo        string // why sudo cannot be used, "" where it can
 	Polkit      string // why polkit takes no rules, "" where it does
+	Systemctl   string // the program, absolute
 
 	Units      map[string]Unit   // systemd: by the name in the site
 	Scripts    map[string]Script // SysV: by name
@@ -100,7 +109,7 @@ func (f Facts) script(name string) Script {
 
 // Assume is what a well-kept host of an init system is like.
 func Assume(init Init) Facts {
-	return Facts{Init: init, SSHD: true, SSHDInclude: true, Kido: kidoProgram, Gate: GateProgram}
+	return Facts{Init: init, SSHD: true, SSHDInclude: true, Systemctl: "/usr/bin/systemctl", Kido: kidoProgram, Gate: GateProgram}
 }
 
 // File is a file that a host needs.
@@ -111,7 +120,8 @@ type File struct {
 	From  string // a program to be copied, instead of Text
 	Block bool   // Text is one marked block at the end of a file that is somebody else's
 	check check
-	asks  []string // of checkSSHD and checkKeys: connections, as sshd -C has them
+	lock  *lock    // of checkSSHD and checkKeys
+	whose *account // nil: root
 }
 
 // check is what must accept a file before it is put in place.
@@ -144,13 +154,31 @@ func (f File) Shown() Shown {
 
 // Result is what `kido install -o json` writes.
 type Result struct {
-	Host      string   `json:"host"`
-	Changed   []string `json:"changed"`             // paths, in order; with --print those that would be
-	Commands  []string `json:"commands,omitempty"`  // as Changed
-	Files     []Shown  `json:"files,omitempty"`     // all that the host needs; with --print only
-	PublicKey string   `json:"publicKey,omitempty"` // with which the host announces
-	HostKeys  []string `json:"hostKeys,omitempty"`  // its sshd's: lines of .pub files
-	Warnings  []string `json:"warnings,omitempty"`
+	Host      string      `json:"host"`
+	Changed   []string    `json:"changed"`             // paths, in order; with --print and --dry-run those that would be
+	Commands  []string    `json:"commands,omitempty"`  // as Changed
+	Steps     []ShownStep `json:"steps,omitempty"`     // what would be done, in order; with --dry-run only
+	Files     []Shown     `json:"files,omitempty"`     // all that the host needs; with --print only
+	PublicKey string      `json:"publicKey,omitempty"` // with which the host announces
+	NextKey   string      `json:"nextKey,omitempty"`   // that is to take its place: see keys.Rotation
+	HostKeys  []string    `json:"hostKeys,omitempty"`  // its sshd's: lines of .pub files
+	Warnings  []string    `json:"warnings,omitempty"`
+}
+
+// ShownStep is a step as [Result] has it. Of a file with a text there is the
+// difference, of any other what it is known by.
+type ShownStep struct {
+	What   string  `json:"what"`             // "write /etc/kido/policy", "run systemctl daemon-reload"
+	Mode   string  `json:"mode,omitempty"`   // octal, of a file that is written
+	Diff   string  `json:"diff,omitempty"`   // unified
+	Before *Digest `json:"before,omitempty"` // what is there now
+	After  *Digest `json:"after,omitempty"`
+}
+
+// Digest is what a file is known by that is not shown.
+type Digest struct {
+	Size   int    `json:"size"` // bytes
+	SHA256 string `json:"sha256"`
 }
 
 // Folder is a folder that a host needs.
@@ -201,13 +229,15 @@ func Make(src Source, host string, f Facts) (*Setup, error) {
 		return nil, err
 	}
 	m.copies()
+	rights, err := m.privileges(policy)
+	if err != nil {
+		return nil, err
+	}
 	if _, err := gate.ParsePolicy(policy.Format()); err != nil {
 		return nil, fmt.Errorf("host %s: its gate would not take the policy: %w", host, err)
 	}
 	m.file(File{Path: gate.DefaultPolicy, Mode: 0o644, Text: policy.Format()})
-	if err := m.privileges(policy); err != nil {
-		return nil, err
-	}
+	m.Files = append(m.Files, rights...)
 	if err := m.access(policy); err != nil {
 		return nil, err
 	}
@@ -250,7 +280,7 @@ func (m *maker) copies() {
 	announced := announcedBy(m.site)[m.Host]
 	if len(announced) > 0 {
 		m.Key = m.site.Identity
-		m.Comment = fmt.Sprintf("kido %s: %s announces what it started", m.site.Name, m.Host)
+		m.Comment = KeyComment(m.site, m.Host)
 	}
 	m.Pins = m.site.KnownHosts
 	if m.src.File == siteFile {
@@ -268,15 +298,19 @@ func (m *maker) copies() {
 			files = append(files, p.host+".pub")
 		}
 	}
-	slices.Sort(files)
 	for _, p := range m.src.Keys.People {
 		files = append(files, peopleFolder+"/"+p.Name+".pub")
 	}
-	if len(files) > 0 {
-		m.Folders = append(m.Folders, Folder{keysFolder, 0o755, "root"})
+	for file := range m.src.Keys.texts {
+		if file == revokedFile || strings.HasPrefix(file, authoritiesFolder+"/") {
+			files = append(files, file)
+		}
 	}
-	if len(m.src.Keys.People) > 0 {
-		m.Folders = append(m.Folders, Folder{peopleKeys, 0o755, "root"})
+	slices.Sort(files)
+	for _, folder := range []string{keysFolder, peopleKeys, authorities} {
+		if slices.ContainsFunc(files, func(file string) bool { return strings.HasPrefix(keysFolder+"/"+file, folder+"/") }) {
+			m.Folders = append(m.Folders, Folder{folder, 0o755, "root"})
+		}
 	}
 	for _, file := range files {
 		m.file(File{Path: keysFolder + "/" + file, Mode: 0o644, Text: m.src.Keys.texts[file]})
@@ -327,8 +361,10 @@ func (m *maker) pins(announced []site.Instance) string {
 	return b.String()
 }
 
-// privileges let the gate's user do what the policy has it do.
-func (m *maker) privileges(policy *gate.Policy) error {
+// privileges let the gate's user do what the policy has it do, and nothing else.
+// Units are told over the bus where polkit takes rules, else by sudo: then it says
+// so in the policy.
+func (m *maker) privileges(policy *gate.Policy) (files []File, err error) {
 	var units []string
 	for _, v := range policy.Services {
 		if v.Adapter == string(site.KindSystemd) {
@@ -336,48 +372,33 @@ func (m *maker) privileges(policy *gate.Policy) error {
 		}
 	}
 	if len(units) > 0 && m.facts.Init == Systemd {
-		if m.facts.Polkit != "" {
-			return fmt.Errorf("host %s: the gate needs polkit to restart units and nothing else: %s", m.Host, m.facts.Polkit)
+		switch {
+		case m.facts.Polkit == "":
+			slices.Sort(units)
+			files = append(files, File{Path: polkitFile, Mode: 0o644, Text: polkitRules(slices.Compact(units))})
+		case m.facts.Sudo == "":
+			policy.Become, policy.Systemctl = become, m.facts.Systemctl
+		default:
+			return nil, fmt.Errorf("host %s: the gate needs polkit or sudo to restart units and nothing else: %s; or: %s", m.Host, m.facts.Polkit, m.facts.Sudo)
 		}
-		slices.Sort(units)
-		m.file(File{Path: polkitFile, Mode: 0o644, Text: polkitRules(slices.Compact(units))})
 	}
-	if len(policy.Become) > 0 {
-		if m.facts.Sudo != "" {
-			return fmt.Errorf("host %s: the gate needs sudo to run the services' commands and nothing else: %s", m.Host, m.facts.Sudo)
-		}
-		text, err := sudoers(policy)
-		if err != nil {
-			return err
-		}
-		m.file(File{Path: sudoersFile, Mode: 0o440, Text: text, check: checkSudo})
+	if len(policy.Become) == 0 {
+		return files, nil
 	}
-	return nil
-}
-
-// access lets the keys in, by sshd.
-func (m *maker) access(policy *gate.Policy) error {
-	if !m.facts.SSHD {
-		m.warn("there is no sshd at this host: nobody can reach its gate")
-		return nil
+	if m.facts.Sudo != "" {
+		return nil, fmt.Errorf("host %s: the gate needs sudo to run the services' commands and nothing else: %s", m.Host, m.facts.Sudo)
 	}
-	text, from, err := keyLines(m.site, policy, m.src.Keys)
+	text, err := sudoers(policy)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	// The lock before the keys: with each change of these it is tried anew.
-	lock := sshdFile(m.facts)
-	lock.asks = connections(m.site.Host(m.Host), from)
-	m.file(lock)
-	m.file(File{Path: keyFile, Mode: 0o644, Text: text, check: checkKeys, asks: lock.asks})
-	m.SSHD = true
-	return nil
+	return append(files, File{Path: sudoersFile, Mode: 0o440, Text: text, check: checkSudo}), nil
 }
 
 // hooks hang kido into the host's init.
 func (m *maker) hooks(policy *gate.Policy) error {
 	announced := announcedBy(m.site)[m.Host]
-	bare := slices.ContainsFunc(policy.Services, needsRoot)
+	bare := len(policy.Become) > 0
 	logs := false
 	for _, p := range policy.Services {
 		v := m.site.Service(p.Name)
@@ -391,7 +412,7 @@ func (m *maker) hooks(policy *gate.Policy) error {
 			case unit == "":
 				m.warn("service %s: the init of this host does not know it: to have its start held, run %s --wait %[1]s before it", v.Name, GateProgram)
 			case m.numbered(v, unit, beside):
-				m.hook(hold(m.Init, v, unit, beside, m.facts))
+				m.hook(hold(m.Init, v, unit, beside, onlyLooks(policy, p), m.facts))
 				m.late(v, unit)
 			}
 		}

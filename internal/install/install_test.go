@@ -103,7 +103,18 @@ func TestMake(t *testing.T) {
 				a.Files = a.Files[:last]
 			}
 			head := strings.Fields(strings.Split(string(a.Comment), "\n")[0])
-			s, err := Make(load(t, a), head[0], facts(Init(head[1])))
+			f := facts(Init(head[1]))
+			for _, fact := range head[2:] {
+				switch fact {
+				case "sudo":
+					f.Polkit = "it is too old"
+				case "penalties":
+					f.Exempt = "none"
+				default:
+					t.Fatalf("no such fact: %s", fact)
+				}
+			}
+			s, err := Make(load(t, a), head[0], f)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -141,7 +152,7 @@ func TestMakeRefuses(t *testing.T) {
 		"systemd on sysv":     {SysV, "systemd: httpd.service", nil, "service web is known to systemd, and host web1 has sysv"},
 		"sysv on openrc":      {OpenRC, "sysv: httpd", nil, "service web is known to sysv, and host web1 has openrc"},
 		"plain":               {SysV, "plain: restart", nil, "nothing of kido is needed there"},
-		"no polkit":           {Systemd, "systemd: httpd.service", func(f *Facts) { f.Polkit = "install it" }, "the gate needs polkit to restart units and nothing else: install it"},
+		"no polkit, no sudo":  {Systemd, "systemd: httpd.service", func(f *Facts) { f.Polkit, f.Sudo = "install it", "or that" }, "the gate needs polkit or sudo to restart units and nothing else: install it; or: or that"},
 		"no sudo":             {SysV, "sysv: httpd", func(f *Facts) { f.Sudo = "install it" }, "the gate needs sudo to run the services' commands and nothing else: install it"},
 		"no gate":             {SysV, "sysv: httpd", func(f *Facts) { f.Gate = "" }, "the program kido-gate is not to be found: put it beside kido, or at /usr/local/sbin/kido-gate"},
 		"what sudo cannot be": {SysV, `command: {start: [/bin/x, "a'b"], stop: [/bin/x]}, pidfile: /run/x.pid`, nil, `service web: sudo cannot be told of "a'b" in exactly these letters`},
@@ -218,14 +229,23 @@ func TestLoadKeyring(t *testing.T) {
 		"a name":          {map[string]string{"people/a b.pub": from + key}, "a person's key is named after its owner"},
 		"not closed":      {map[string]string{"people/ann.pub": `from="192.0.2.9 ` + key}, `from="…" is not closed`},
 		"the local name":  {map[string]string{"people/here.pub": from + key}, "a person's key is named after"},
+		"an authority":    {map[string]string{"db1.pub": key, "authorities/root.pub": "# offline\n" + other}, ""},
+		"its place":       {map[string]string{"authorities/root.pub": from + key}, "root.pub:1: each certificate says where it may come from"},
+		"no authority":    {map[string]string{"authorities/root.pub": "\n"}, "root.pub holds no key"},
+		"revoked":         {map[string]string{"db1.pub": other, "revoked": "# gone\n" + from + key + " old\nssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDFabg4Ywa2lE8ayC2nETif6nuqaAKgnLLgDNpUFZ/mHardSwNJcKhWnPnbb8UddguWrflBWjAj2br78zM8tQkR6zoOjASClePvA6ycIlPG5CypkFpYevt+chJOMBHTthqyD22L20ttg/EAToDWQ4aPZ828lLNyeMEU0XVn6giyxw=="}, ""},
+		"revoked nothing": {map[string]string{"revoked": "what\n"}, "revoked:1: not a public key"},
+		"revoked private": {map[string]string{"revoked": "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"}, "revoked:1: this is a private key"},
+		"revoked dsa":     {map[string]string{"revoked": "ssh-dss AAAAB3NzaC1kc3MAAAACAQEAAAAVAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABAgAAAAEB\n"}, "revoked:1: "},
 		"nothing is fine": {nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "keys")
 			if c.files != nil {
-				if err := os.MkdirAll(filepath.Join(dir, "people"), 0o755); err != nil {
-					t.Fatal(err)
+				for _, folder := range []string{"people", "authorities"} {
+					if err := os.MkdirAll(filepath.Join(dir, folder), 0o755); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 			for file, text := range c.files {
@@ -245,6 +265,54 @@ func TestLoadKeyring(t *testing.T) {
 				t.Errorf("the error shows the key: %v", err)
 			}
 		})
+	}
+}
+
+// A revoked key is nothing anywhere, and stands in nobody's way.
+func TestRevoked(t *testing.T) {
+	t.Parallel()
+	const gone, good = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKmd6GmeRzOUGRsP3grrzKR8yP1ySVYqsqXlpeSRnUmu", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDXlspwUMQdGNhpKwgM0IAMV8AIEjj+cUBgcuw1G7Gq3"
+	src := load(t, &txtar.Archive{Files: []txtar.File{
+		{Name: "site.yaml", Data: []byte(strings.ReplaceAll(shop, "ADAPTER", "systemd"))},
+		{Name: "keys/db1.pub", Data: []byte(gone + "\n" + good)},
+		{Name: "keys/web1.pub", Data: []byte(gone)},
+		{Name: "keys/people/ann.pub", Data: []byte(`from="192.0.2.7" ` + gone)},
+		{Name: "keys/authorities/root.pub", Data: []byte(gone)},
+		{Name: "keys/revoked", Data: []byte(gone + " stolen\n" + gone)},
+	}})
+	r := src.Keys
+	if len(r.Hosts) != 1 || len(r.Hosts["db1"]) != 1 || r.Hosts["db1"][0].Public != good || len(r.People)+len(r.Authorities) > 0 || len(r.Revoked) != 1 || len(r.Warnings) != 4 {
+		t.Errorf("%+v", r)
+	}
+	s, err := Make(src, "web1", facts(Systemd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range s.Files {
+		if f.Path == gate.DefaultPolicy && !strings.Contains(f.Text, "\nrevoked "+r.Revoked[0].Fingerprint+"\n") {
+			t.Errorf("the gate is not told, for connections that are open: %s", f.Text)
+		}
+		if named := strings.Contains(f.Text, strings.Fields(gone)[1]); named != (f.Path == refusedFile || strings.HasPrefix(f.Path, keysFolder)) {
+			t.Errorf("%s: %s", f.Path, f.Text)
+		}
+	}
+}
+
+// A certificate for a host that has no address that sshd can check is not taken.
+func TestCertificateFromNowhere(t *testing.T) {
+	t.Parallel()
+	src := Source{File: "/src/site.yaml", Text: strings.NewReplacer("ADAPTER", "systemd", "192.0.2.1", "db1.example").Replace(shop), Keys: authority()}
+	s, err := Make(src, "web1", facts(Systemd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.HasPrefix(w, "no certificate for host/db1 is taken: ") }) {
+		t.Errorf("%q", s.Warnings)
+	}
+	for _, f := range s.Files {
+		if f.Path == principalsFile && strings.Contains(f.Text, "host/db1") {
+			t.Errorf("%s", f.Text)
+		}
 	}
 }
 

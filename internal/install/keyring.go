@@ -10,21 +10,30 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/crypto/ssh"
+
 	"kido/internal/keys"
 	"kido/internal/site"
 )
 
-// peopleFolder is where in the folder of keys those of people are. They are apart
-// so that a host's key does not become a person's when its host leaves the site.
-const peopleFolder = "people"
+// What is in the folder of keys beside those of hosts. People's are apart so that
+// a host's key does not become a person's when its host leaves the site.
+const (
+	peopleFolder      = "people"
+	authoritiesFolder = "authorities"
+	revokedFile       = "revoked"
+)
 
-// Keyring is the public keys that may come to the hosts of a site: a folder
-// keys beside the site file.
+// Keyring is the public keys that may come to the hosts of a site, and those that
+// may no more: a folder keys beside the site file.
 type Keyring struct {
-	Hosts    map[string][]Key  // by host: HOST.pub
-	People   []Person          // sorted by name: people/NAME.pub
-	Warnings []string          // of files that grant nothing
-	texts    map[string]string // by path in the folder
+	Hosts       map[string][]Key // by host: HOST.pub
+	People      []Person         // sorted by name: people/NAME.pub
+	Authorities []Key            // who may sign certificates: authorities/NAME.pub
+	Revoked     []Key            // what may be nothing anywhere: revoked
+	Warnings    []string         // of what grants nothing
+
+	texts map[string]string // by path in the folder
 }
 
 // Person is somebody who may do everything at every host.
@@ -49,14 +58,19 @@ func fingerprints(all []Key) (ids []string) {
 	return ids
 }
 
-// LoadKeyring reads the *.pub files of a folder: HOST.pub of the site's hosts, and
-// people/NAME.pub. Each holds one key a line, as its .pub file has it, with
-// from="ADDRESS,…" in front: of a host's key that is only needed where it comes
-// from another address than the site file names. Empty lines and those that
-// begin with # are passed over. X.pub grants nothing where the site has no host X:
-// it is not read, and warned of. A folder that is not there holds no keys.
+// LoadKeyring reads the *.pub files of a folder: HOST.pub of the site's hosts,
+// people/NAME.pub, authorities/NAME.pub, and the file revoked. Each holds one key
+// a line, as its .pub file has it, with from="ADDRESS,…" in front: of a host's key
+// that is only needed where it comes from another address than the site file
+// names. Empty lines and those that begin with # are passed over. X.pub grants
+// nothing where the site has no host X: it is not read, and warned of. A revoked
+// key is left out of all the others, and warned of. A folder that is not there
+// holds no keys.
 func LoadKeyring(dir string, s *site.Site) (*Keyring, error) {
 	r := &Keyring{Hosts: map[string][]Key{}, texts: map[string]string{}}
+	if err := r.loadRevoked(dir); err != nil {
+		return nil, err
+	}
 	names, err := publicKeys(dir)
 	if err != nil {
 		return nil, err
@@ -69,7 +83,7 @@ func LoadKeyring(dir string, s *site.Site) (*Keyring, error) {
 			r.Warnings = append(r.Warnings, fmt.Sprintf("keys/%s.pub: the site has no host %[1]s: its key may do nothing; remove the file, or, for a person's key, move it to keys/%s/", shown, peopleFolder))
 			continue
 		}
-		r.Hosts[name], err = r.load(dir, name+".pub", func(k Key) error {
+		found, err := r.load(dir, name+".pub", func(k Key) error {
 			if other := whose[k.Fingerprint]; other != "" && other != name {
 				return fmt.Errorf("this is the key of %s too: each host has its own", other)
 			}
@@ -78,6 +92,9 @@ func LoadKeyring(dir string, s *site.Site) (*Keyring, error) {
 		})
 		if err != nil {
 			return nil, err
+		}
+		if len(found) > 0 {
+			r.Hosts[name] = found
 		}
 	}
 	if names, err = publicKeys(filepath.Join(dir, peopleFolder)); err != nil {
@@ -97,10 +114,33 @@ func LoadKeyring(dir string, s *site.Site) (*Keyring, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.People = append(r.People, Person{name, found})
+		if len(found) > 0 {
+			r.People = append(r.People, Person{name, found})
+		}
+	}
+	if names, err = publicKeys(filepath.Join(dir, authoritiesFolder)); err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		found, err := r.load(dir, filepath.Join(authoritiesFolder, name+".pub"), func(k Key) error {
+			if len(k.From) > 0 {
+				return errors.New("each certificate says where it may come from: take from= away from the key of who signs them")
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range found {
+			if !slices.ContainsFunc(r.Authorities, k.is) {
+				r.Authorities = append(r.Authorities, k)
+			}
+		}
 	}
 	return r, nil
 }
+
+func (k Key) is(other Key) bool { return k.Fingerprint == other.Fingerprint }
 
 // publicKeys lists the *.pub files of a folder without that end, sorted.
 func publicKeys(dir string) (names []string, err error) {
@@ -116,31 +156,88 @@ func publicKeys(dir string) (names []string, err error) {
 	return names, nil
 }
 
-// load reads the keys of one file and keeps its text.
+// load reads the keys of one file and keeps its text. Those that are revoked it
+// does not return.
 func (r *Keyring) load(dir, file string, check func(Key) error) (found []Key, err error) {
-	path := filepath.Join(dir, file)
-	text, err := readSmall(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read a public key: %w", err)
-	}
-	for n, line := range strings.Split(text, "\n") {
-		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
-			continue
-		}
+	empty := true
+	text, err := eachLine(filepath.Join(dir, file), func(n int, line string) error {
+		empty = false
 		k, err := parseKey(line)
-		if err == nil {
-			err = check(k)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", path, n+1, err)
+		switch {
+		case err != nil:
+			return err
+		case slices.ContainsFunc(r.Revoked, k.is):
+			r.Warnings = append(r.Warnings, fmt.Sprintf("keys/%s:%d: this key is revoked (keys/%s) and may do nothing: remove the line", file, n, revokedFile))
+			return nil
 		}
 		found = append(found, k)
+		return check(k)
+	})
+	if err != nil {
+		return nil, err
 	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("%s holds no key: remove it, or put the line of the .pub file there", path)
+	if empty {
+		return nil, fmt.Errorf("%s holds no key: remove it, or put the line of the .pub file there", filepath.Join(dir, file))
 	}
 	r.texts[file] = text
 	return found, nil
+}
+
+// loadRevoked reads the file of revoked keys.
+func (r *Keyring) loadRevoked(dir string) error {
+	text, err := eachLine(filepath.Join(dir, revokedFile), func(_ int, line string) error {
+		k, err := parseRevoked(line)
+		if err == nil && !slices.ContainsFunc(r.Revoked, k.is) {
+			r.Revoked = append(r.Revoked, k)
+		}
+		return err
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r.texts[revokedFile] = text
+	return nil
+}
+
+// eachLine calls do for the lines of a file that hold something, counted from 1,
+// and returns its text.
+func eachLine(path string, do func(n int, line string) error) (text string, err error) {
+	if text, err = readSmall(path); err != nil {
+		return "", fmt.Errorf("cannot read public keys: %w", err)
+	}
+	for i, line := range strings.Split(text, "\n") {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		if err := do(i+1, line); err != nil {
+			return "", fmt.Errorf("%s:%d: %w", path, i+1, err)
+		}
+	}
+	return text, nil
+}
+
+// parseRevoked reads a line of the file of revoked keys. More may be revoked than
+// may come, what can be broken above all; but sshd lets in nobody at all over a
+// line of that file which it cannot read.
+func parseRevoked(line string) (Key, error) {
+	const hint = "put the line of the .pub file there"
+	if strings.Contains(line, "PRIVATE KEY") {
+		return Key{}, fmt.Errorf("this is a private key: %s", hint)
+	}
+	key, comment, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
+		return Key{}, fmt.Errorf("not a public key (%v): %s", err, hint)
+	}
+	switch key.Type() {
+	case ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoSKECDSA256, ssh.KeyAlgoRSA:
+	default:
+		return Key{}, fmt.Errorf("a key of type %s cannot be revoked here: no host of kido takes one, so remove the line", key.Type())
+	}
+	public := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+	return Key{Public: strings.TrimSpace(public + " " + comment), Fingerprint: ssh.FingerprintSHA256(key)}, nil
 }
 
 // Empty reports whether there is no key at all.

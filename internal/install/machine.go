@@ -108,9 +108,10 @@ func (m *Machine) Look(s *site.Site, host string) (Facts, error) {
 		return f, fmt.Errorf("cannot read sshd's configuration: %w", err)
 	}
 	f.SSHDInclude = includesFolder(string(config)) && m.exists(filepath.Dir(sshdDropIn))
+	f.Exempt = m.exempt()
 	f.Kido, f.Gate = m.programs()
 	if f.Init == Systemd {
-		f.Polkit = m.polkit()
+		f.Polkit, f.Systemctl = m.polkit(), m.systemctl()
 		return f, m.units(s, host, f.Units)
 	}
 	scripts, err := os.ReadDir(m.path("/etc/init.d"))
@@ -172,6 +173,38 @@ func includesFolder(config string) bool {
 	return false
 }
 
+// exempt is sshd's list of those whose bad tries it does not count, but for what is
+// in it by kido's doing: see [Facts]. An sshd that has one can say what it was told
+// without reading its own keys.
+func (m *Machine) exempt() string {
+	const list = "persourcepenaltyexemptlist"
+	out, err := m.Run("/usr/sbin/sshd", "-G", "-f", m.path(sshdConfig))
+	has := options(out)
+	if err != nil || len(has[list]) == 0 || slices.Equal(has["persourcepenalties"], []string{"no"}) {
+		return ""
+	}
+	files, _ := filepath.Glob(m.path(filepath.Dir(sshdDropIn)) + "/*.conf")
+	for _, file := range append(files, m.path(sshdConfig)) {
+		text, err := readSmall(file)
+		if given := options(strings.ReplaceAll(text, "\t", " "))[list]; err == nil && len(given) > 0 && file != m.path(sshdDropIn) {
+			return strings.TrimSpace(given[0])
+		}
+	}
+	if own, _, err := m.content(sshdDropIn, false); err == nil && slices.Equal(options(string(own))[list], has[list]) {
+		return "none"
+	}
+	return has[list][0]
+}
+
+func (m *Machine) systemctl() string {
+	for _, dir := range []string{"/usr/bin", "/bin"} {
+		if path := dir + "/systemctl"; m.exists(path) {
+			return path
+		}
+	}
+	return ""
+}
+
 var includedir = regexp.MustCompile(`(?m)^\s*[@#]includedir\s+/etc/sudoers\.d/?\s*$`)
 
 func (m *Machine) sudo() string {
@@ -200,7 +233,7 @@ func (m *Machine) polkit() string {
 	version := number.FindString(out)
 	if old, ok := strings.CutPrefix(version, "0."); ok {
 		if minor, err := strconv.Atoi(old); err != nil || minor < 106 {
-			return "polkit " + version + " takes no rules in JavaScript: install 0.106 or later, or name the service by its script (sysv: NAME) and install sudo"
+			return "polkit " + version + " takes no rules in JavaScript: install 0.106 or later"
 		}
 	}
 	return ""
@@ -299,6 +332,55 @@ func (m *Machine) account(name string) (*account, error) {
 		return &account{uid, gid, f[6]}, nil
 	}
 	return nil, nil
+}
+
+// shutOut warns of what keeps the gate's user out though his key is good: of his
+// account, and of the machine.
+func (m *Machine) shutOut(w *Work) error {
+	text, err := os.ReadFile(m.path("/etc/shadow"))
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+		text, err = nil, nil // who only looks need not see it; nor has every machine one
+	}
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Split(strings.TrimSuffix(line, "\n"), ":"); f[0] == gateUser && len(f) == 9 {
+			for _, word := range aging(f, time.Now()) {
+				w.warn("the user %s cannot log in: %s", gateUser, word)
+			}
+		}
+	}
+	for _, path := range []string{"/etc/nologin", "/run/nologin"} {
+		if m.exists(path) {
+			w.warn("%s is there: as long as it is, sshd lets in nobody but root, and so no key of kido", path)
+		}
+	}
+	return nil
+}
+
+// aging says what in a line of the shadow file (shadow(5)) keeps a user out, and
+// how that is mended.
+func aging(f []string, now time.Time) (words []string) {
+	today := now.Unix() / (24 * 60 * 60)
+	day := func(field string, otherwise int64) int64 {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil || n < 0 {
+			return otherwise
+		}
+		return n
+	}
+	if strings.HasPrefix(f[1], "!") {
+		words = append(words, "its password is locked (!), and sshd refuses that where it goes without PAM: usermod -p '*' "+gateUser)
+	}
+	if expire := day(f[7], today+1); expire <= today {
+		words = append(words, "its account has expired: chage -E -1 "+gateUser)
+	}
+	changed, most := day(f[2], -1), day(f[4], -1)
+	if changed == 0 || changed > 0 && most >= 0 && changed+most < today {
+		words = append(words, "its password has expired: chage -M -1 -d "+now.Format(time.DateOnly)+" "+gateUser)
+	}
+	return words
 }
 
 // HostKeys are the machine's own SSH host keys, the lines of their .pub files.

@@ -21,6 +21,19 @@ const (
 	principalRunner = "runner"
 )
 
+// What certificates call their holders.
+func principalOfHost(name string) string   { return "host/" + name }
+func principalOfPerson(name string) string { return "person/" + name }
+
+// certified are the identities of who comes with a certificate for a principal
+// that any of some authorities has signed.
+func certified(authorities []Key, principal string) (ids []string) {
+	for _, k := range authorities {
+		ids = append(ids, gate.CertificateIdentity(k.Fingerprint, principal))
+	}
+	return ids
+}
+
 // PolicyFor is the policy of one host for a site with one key that may do
 // everything: that of identities (see gate.Principal). It needs no privileges
 // of its own: commands are run as the user of the gate.
@@ -34,27 +47,32 @@ func PolicyFor(s *site.Site, host string, identities []string) (*gate.Policy, []
 // PolicyOf is the policy that [Make] puts at a host: it may be used by whoever
 // runs the gate there, by the people whose keys are in the keyring, each with
 // all verbs, and by the hosts that announce an upstream of what is here, each
-// with what its cascades need and no more.
+// with what its cascades need and no more. Whoever may come with a key may come
+// with a certificate of the keyring's authorities as well.
 func PolicyOf(s *site.Site, host string, keys *Keyring) (*gate.Policy, []string) {
 	b := newPolicy(s, host)
 	b.warnings = append(b.warnings, keys.Warnings...)
 	b.whole(principalHere, []string{gate.IdentityLocal})
 	for _, p := range keys.People {
-		b.whole(p.Name, fingerprints(p.Keys))
+		b.whole(p.Name, append(fingerprints(p.Keys), certified(keys.Authorities, principalOfPerson(p.Name))...))
 	}
 	for _, p := range peers(b.topo, host) {
-		found := keys.Hosts[p.host]
-		if len(found) == 0 {
+		ids := append(fingerprints(keys.Hosts[p.host]), certified(keys.Authorities, principalOfHost(p.host))...)
+		if len(ids) == 0 {
 			b.warn("the key of %s is not known yet: enrol it (put its public key at keys/%s.pub beside the site file), then run this again", p.host, p.host)
 			continue
 		}
-		b.peer(p, fingerprints(found))
+		b.peer(p, ids)
 	}
 	if slices.ContainsFunc(b.policy.Services, needsRoot) {
-		b.policy.Become = []string{sudoProgram, "-n"}
+		b.policy.Become = become
 	}
+	b.policy.Revoked = fingerprints(keys.Revoked)
 	return b.finish(), b.warnings
 }
+
+// become is how the gate's user runs a command as root.
+var become = []string{sudoProgram, "-n"}
 
 // needsRoot reports whether what the gate runs for a service is a command, and
 // not a word to an init that knows who may say it.
@@ -112,13 +130,22 @@ func newPolicy(s *site.Site, host string) *policyBuilder {
 		b.policy.Services = append(b.policy.Services, gate.PolicyService{
 			Name: v.Name, Adapter: string(a.Kind), Unit: a.Unit,
 			Start: a.Start, Stop: a.Stop, Restart: a.Restart, Reload: a.Reload, Status: a.Status,
-			PIDFile: a.PIDFile, Ready: Probes(s, v, host, site.FromHost), Wait: held,
+			PIDFile: a.PIDFile, Ready: Probes(s, v, host, site.FromHost), Wait: held, Budget: budgetOf(v),
 		})
 	}
 	for _, u := range order {
 		b.policy.Watches = append(b.policy.Watches, gate.Watch{Instance: u.String(), Ready: watched[u]})
 	}
 	return b
+}
+
+// budgetOf is how often a host's key may make a service fresh; nil: as often as it
+// likes, and so where the service reacts to nothing.
+func budgetOf(v *site.Service) *gate.Budget {
+	if len(v.After) == 0 || v.Budget.Reactions == 0 {
+		return nil
+	}
+	return &gate.Budget{Reactions: uint64(v.Budget.Reactions), Within: v.Budget.Within}
 }
 
 // wait is how a service's own start is held here; nil where it is not.

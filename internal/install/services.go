@@ -1,10 +1,12 @@
 package install
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -39,22 +41,19 @@ func withBlock(text, inner string) string {
 
 // cut takes our block out of a file.
 func (m *Machine) cut(path string) error {
-	info, err := os.Stat(m.path(path))
-	if err != nil {
-		return err
-	}
 	text, err := os.ReadFile(m.path(path))
 	if err != nil {
 		return err
 	}
 	rest, _, _ := cutBlock(string(text))
-	return m.write(File{Path: path, Mode: info.Mode().Perm()}, []byte(rest))
+	return m.copy(path, path, []byte(rest))
 }
 
 // placeSSHD puts our part of sshd's configuration in place. sshd is asked three
 // times: whether its configuration is good as it is, whether it would be with
 // ours (as a draft that no sshd reads), and, once it is in place, whether the
-// gate's user gets what it says. Where not, all is as it was.
+// gate's user gets what it says. Where not, all is as it was: to take it back
+// needs no room on the disk.
 func (m *Machine) placeSSHD(w *Work, f File, text []byte) error {
 	if err := m.askSSHD(sshdConfig); err != nil {
 		return fmt.Errorf("sshd refuses its configuration as it is, without kido: mend that first: %w", err)
@@ -63,41 +62,82 @@ func (m *Machine) placeSSHD(w *Work, f File, text []byte) error {
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(m.path(sshdConfig))
+	err = m.try(File{Path: sshdConfig, Mode: 0o600}, []byte(f.lock.draft(string(main))), func(draft string) error {
+		if err := m.askSSHD(draft); err != nil {
+			return fmt.Errorf("sshd would refuse %s, so it is not put there: %w", f.Path, tooOld(err))
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	inner := string(text)
-	draft := File{Path: sshdConfig + ".kido", Mode: 0o600}
-	if err := m.write(draft, []byte(withBlock(string(main), inner))); err != nil {
-		return err
+	whole := text
+	if f.Block {
+		whole = []byte(withBlock(string(main), string(text)))
 	}
-	err = m.askSSHD(draft.Path)
-	if err = errors.Join(err, os.Remove(m.path(draft.Path))); err != nil {
-		return fmt.Errorf("sshd would refuse %s, so it is not put there: %w", f.Path, err)
-	}
-	before, there, err := m.content(f.Path, false)
+	there, err := m.setAside(f.Path, whole)
 	if err != nil {
 		return err
 	}
 	if f.Block {
-		f.Mode, text = info.Mode().Perm(), []byte(withBlock(string(main), inner))
+		err = m.copy(f.Path, f.Path, whole)
+	} else {
+		err = m.write(f, whole)
 	}
-	if err := m.write(f, text); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, m.remove(asideOf(f.Path)))
 	}
 	err = m.askSSHD(sshdConfig)
 	if err == nil {
-		err = m.effective(w, f.asks)
+		err = m.effective(w, f.lock)
 	}
 	if err == nil {
-		return nil
+		return m.remove(asideOf(f.Path))
 	}
-	back := func() error { return m.remove(f.Path) }
-	if there {
-		back = func() error { return m.write(f, before) }
+	back := m.remove
+	switch {
+	case there:
+		back = m.restore
+	case f.Block:
+		back = m.cut
 	}
-	return fmt.Errorf("%s was taken back: %w", f.Path, errors.Join(err, back()))
+	return fmt.Errorf("%s was taken back: %w", f.Path, errors.Join(err, back(f.Path)))
+}
+
+// setAside keeps what is at a path until what comes there is found good; there is
+// false where nothing is. Where a run that was cut off has put it there already,
+// what was before that is what counts.
+func (m *Machine) setAside(path string, next []byte) (there bool, err error) {
+	now, there, err := m.content(path, false)
+	if err != nil {
+		return false, err
+	}
+	if bytes.Equal(now, next) {
+		return m.exists(asideOf(path)), nil
+	}
+	if err := m.remove(asideOf(path)); err != nil || !there {
+		return false, err
+	}
+	return true, os.Link(m.path(path), m.path(asideOf(path)))
+}
+
+// restore puts back what was set aside.
+func (m *Machine) restore(path string) error {
+	if err := os.Rename(m.path(asideOf(path)), m.path(path)); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(m.path(path)))
+}
+
+var unknownOption = regexp.MustCompile(`Bad configuration option: (\w+)|Directive '(\w+)' is not allowed within a Match block`)
+
+// tooOld says of a refusal what it comes from, where that is an sshd that does not
+// know what it was told.
+func tooOld(err error) error {
+	if f := unknownOption.FindStringSubmatch(err.Error()); f != nil {
+		return fmt.Errorf("it is too old for %s%s: install OpenSSH 7.6 or later: %w", f[1], f[2], err)
+	}
+	return err
 }
 
 // askSSHD has sshd read a configuration.
@@ -117,20 +157,15 @@ func (m *Machine) askSSHD(config string) error {
 }
 
 // effective fails where something else in sshd's configuration comes before the
-// block for one of some connections, and warns of what keeps the user out.
-func (m *Machine) effective(w *Work, asks []string) error {
-	for _, ask := range asks {
+// lock for one of its connections, and warns of what keeps the user out.
+func (m *Machine) effective(w *Work, l *lock) error {
+	for _, ask := range l.asks {
 		out, err := m.Run("/usr/sbin/sshd", "-T", "-f", m.path(sshdConfig), "-C", ask)
 		if err != nil {
 			return err
 		}
-		has := map[string][]string{} // by keyword; some come more than once
-		for line := range strings.Lines(out) {
-			word, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-			word = strings.ToLower(word)
-			has[word] = append(has[word], value)
-		}
-		for line := range strings.Lines(sshdBlock) {
+		has := options(out)
+		for line := range strings.Lines(l.match) {
 			word, want, _ := strings.Cut(strings.TrimSpace(line), " ")
 			word = strings.ToLower(word)
 			got := has[word]
@@ -149,6 +184,18 @@ func (m *Machine) effective(w *Work, asks []string) error {
 		}
 	}
 	return nil
+}
+
+// options are what sshd -T says, by keyword in small letters: some come more than
+// once.
+func options(out string) map[string][]string {
+	has := map[string][]string{}
+	for line := range strings.Lines(out) {
+		word, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		word = strings.ToLower(word)
+		has[word] = append(has[word], value)
+	}
+	return has
 }
 
 // reload has sshd read its configuration again, unless it would not come back

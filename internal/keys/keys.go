@@ -36,6 +36,11 @@ const (
 // 0644. It returns the public key's line. Both are on disk when it returns. It
 // writes over nothing: where either file is there it fails with os.ErrExist.
 func New(path, comment string) (public string, err error) {
+	return newPair(path, comment, nil)
+}
+
+// newPair is New, with a passphrase where one is given.
+func newPair(path, comment string, passphrase []byte) (public string, err error) {
 	if err := checkText("comment", comment); err != nil {
 		return "", err
 	}
@@ -50,7 +55,12 @@ func New(path, comment string) (public string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot make a key: %w", err)
 	}
-	block, err := ssh.MarshalPrivateKey(private, comment)
+	var block *pem.Block
+	if len(passphrase) > 0 {
+		block, err = ssh.MarshalPrivateKeyWithPassphrase(private, comment, passphrase)
+	} else {
+		block, err = ssh.MarshalPrivateKey(private, comment)
+	}
 	if err != nil {
 		return "", fmt.Errorf("cannot make a key: %w", err)
 	}
@@ -103,8 +113,11 @@ func syncFolder(path string) error {
 
 // Public returns the line of the public key beside the private key at path,
 // "TYPE BASE64 COMMENT".
-func Public(path string) (string, error) {
-	f, err := os.Open(path + ".pub")
+func Public(path string) (string, error) { return readPublic(publicFile(path)) }
+
+// readPublic reads a file of one public key.
+func readPublic(file string) (string, error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the public key: %w", err)
 	}
@@ -115,7 +128,7 @@ func Public(path string) (string, error) {
 	}
 	key, comment, err := parse(string(text))
 	if err != nil {
-		return "", fmt.Errorf("%s.pub: %w", path, err)
+		return "", fmt.Errorf("%s: %w", file, err)
 	}
 	return format(key, comment), nil
 }
@@ -139,15 +152,22 @@ type LineOptions struct {
 // GateLine returns the line of authorized_keys that locks a key to the gate and
 // to the addresses that it may come from.
 func GateLine(o LineOptions) (string, error) {
-	if !filepath.IsAbs(o.Gate) || filepath.Clean(o.Gate) != o.Gate {
-		return "", fmt.Errorf("gate %s is not an absolute path in its shortest form: write one such as /usr/local/sbin/kido-gate", quote(o.Gate))
-	}
-	for _, r := range o.Gate {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._+-", r)) {
-			return "", fmt.Errorf("gate %s: sshd gives the path to a shell: install the gate where the path has only letters, digits and / . _ + -", quote(o.Gate))
-		}
+	if err := checkGate(o.Gate); err != nil {
+		return "", err
 	}
 	return line(o.From, o.Gate, o.Public)
+}
+
+func checkGate(path string) error {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return fmt.Errorf("gate %s is not an absolute path in its shortest form: write one such as /usr/local/sbin/kido-gate", quote(path))
+	}
+	for _, r := range path {
+		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._+-", r)) {
+			return fmt.Errorf("gate %s: sshd gives the path to a shell: install the gate where the path has only letters, digits and / . _ + -", quote(path))
+		}
+	}
+	return nil
 }
 
 // PlainLine returns the line of authorized_keys that locks a key to one command
@@ -276,9 +296,12 @@ func checkHost(host string) error {
 // parse takes one public key: TYPE BASE64, then perhaps a comment.
 func parse(public string) (key ssh.PublicKey, comment string, err error) {
 	const hint = "give the one line of the .pub file"
-	public = strings.TrimSuffix(public, "\n")
+	public = strings.TrimRight(public, "\r\n")
 	if strings.Contains(public, "PRIVATE KEY") { // first: no other error may show it
 		return nil, "", fmt.Errorf("this is a private key: %s, and keep the other to yourself", hint)
+	}
+	if n := strings.Count(public, "\n"); n > 0 {
+		return nil, "", fmt.Errorf("public key: these are %d lines: %s, of one key", n+1, hint)
 	}
 	if err := checkText("public key", public); err != nil {
 		return nil, "", fmt.Errorf("%w: %s", err, hint)
@@ -288,7 +311,7 @@ func parse(public string) (key ssh.PublicKey, comment string, err error) {
 	}
 	key, comment, options, rest, err := ssh.ParseAuthorizedKey([]byte(public))
 	if err != nil {
-		return nil, "", fmt.Errorf("not a public key (%v): %s", err, hint)
+		return nil, "", fmt.Errorf("not a public key (%w): %s", printable(err), hint)
 	}
 	kind, _, _ := strings.Cut(public, " ")
 	if len(options) > 0 || len(rest) > 0 || kind != key.Type() {
@@ -336,6 +359,16 @@ func checkText(what, text string) error {
 		}
 	}
 	return nil
+}
+
+// printable is err where it can be shown as it is: what was read into a key says
+// in it what type the key is of.
+func printable(err error) error {
+	const most = 200
+	if text := err.Error(); len(text) > most || checkText("", text) != nil {
+		return errors.New(quote(text))
+	}
+	return err
 }
 
 // quote shows what was given, at a length that fits a message.

@@ -142,7 +142,7 @@ func TestPublicRefuses(t *testing.T) {
 	must(t, err)
 	for _, c := range []struct{ name, text, want string }{
 		{"empty", "", "not a public key"},
-		{"two keys", edKey + "\n" + edKey + "\n", "does not print"},
+		{"two keys", edKey + "\n" + edKey + "\n", "these are 2 lines"},
 		{"options", `command="id" ` + edKey, "without options"},
 		{"bare flag", "restrict " + edKey, "without options"},
 		{"comment line", "# " + edKey, "not a public key"},

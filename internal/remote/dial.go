@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -65,20 +64,19 @@ func (c *Client) handshake(ctx context.Context, g *group) (*conn, *Error) {
 	}
 	stop := context.AfterFunc(ctx, func() { tcp.Close() })
 
-	var hostKey atomic.Pointer[HostKeyError]
-	var accepts []string
-	for _, pin := range g.pins {
-		for _, a := range algorithms(pin.Key.Type()) {
-			if !slices.Contains(accepts, a) {
-				accepts = append(accepts, a)
-			}
-		}
+	// Looked for each time, so that one that was renewed is used. The bare key
+	// comes after it: a host may have the key's own line still, or yet.
+	offers := []ssh.Signer{g.signer}
+	certified, certErr := certify(g.identity, g.signer, time.Now())
+	if certified != nil {
+		offers = []ssh.Signer{certified, g.signer}
 	}
+	var hostKey atomic.Pointer[HostKeyError]
 	sc, chans, reqs, err := ssh.NewClientConn(l, g.endpoint, &ssh.ClientConfig{
 		User:              g.user,
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(g.signer)},
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(offers...)},
 		ClientVersion:     "SSH-2.0-kido",
-		HostKeyAlgorithms: accepts,
+		HostKeyAlgorithms: accepted(g.pins),
 		// The exchange of keys is not over before this returns: until then
 		// nothing that is ours is sent.
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
@@ -92,32 +90,17 @@ func (c *Client) handshake(ctx context.Context, g *group) (*conn, *Error) {
 	})
 	if err != nil {
 		stop()
-		return nil, c.handshakeError(ctx, g, l, hostKey.Load(), err)
+		fault := c.handshakeError(ctx, g, l, hostKey.Load(), err)
+		if fault.Kind == KindAuth {
+			fault.explain(CertificateFile(g.identity), certified != nil, certErr)
+		}
+		return nil, fault
 	}
 	if !stop() || l.established() != nil {
 		sc.Close()
 		return nil, g.fail(PhaseAuth, KindDropped, "", errors.New("the connection was closed"))
 	}
-	cn := &conn{client: c, group: g, ssh: sc, ended: make(chan struct{})}
-	cn.timer = time.AfterFunc(c.cfg.Idle, cn.expire)
-	c.wg.Go(func() { ssh.DiscardRequests(reqs) })
-	c.wg.Go(func() { cn.watch(chans) })
-	c.wg.Go(cn.keepalive)
-	return cn, nil
-}
-
-// check returns nil for a pinned key.
-func (p *Pins) check(pins []Pin, key ssh.PublicKey) *HostKeyError {
-	blob := string(key.Marshal())
-	if r, ok := p.revoked[blob]; ok {
-		return &HostKeyError{Offered: ssh.FingerprintSHA256(key), Revoked: &r}
-	}
-	for _, pin := range pins {
-		if string(pin.Key.Marshal()) == blob {
-			return nil
-		}
-	}
-	return &HostKeyError{Offered: key.Type() + " " + ssh.FingerprintSHA256(key), Pinned: pins}
+	return &conn{client: c, group: g, ssh: sc, chans: chans, reqs: reqs, ended: make(chan struct{})}, nil
 }
 
 func (g *group) fail(phase Phase, kind Kind, hint string, err error) *Error {
@@ -153,10 +136,10 @@ func (c *Client) handshakeError(ctx context.Context, g *group, l *link, hostKey 
 	var algs *ssh.AlgorithmNegotiationError
 	switch {
 	case hostKey != nil:
-		return g.fail(phase, KindHostKeyChanged, c.changedHint(), hostKey)
+		return g.fail(phase, KindHostKeyChanged, c.cfg.HostKeys.changedHint(), hostKey)
 	case errors.As(err, &algs) && strings.Contains(algs.What, "host key"):
-		changed := &HostKeyError{Types: fmt.Sprintf("%q", algs.RequestedAlgorithms), Pinned: g.pins}
-		return g.fail(phase, KindHostKeyChanged, c.changedHint(), changed)
+		changed := &HostKeyError{Types: listed(algs.RequestedAlgorithms), Pinned: g.pins}
+		return g.fail(phase, KindHostKeyChanged, c.cfg.HostKeys.changedHint(), changed)
 	case errors.Is(context.Cause(ctx), errClosed):
 		return g.fail(phase, KindClosed, "", errClosed)
 	case isDropped(err) && l.sshd():
@@ -180,8 +163,17 @@ func (c *Client) handshakeError(ctx context.Context, g *group, l *link, hostKey 
 	return g.fail(phase, KindNotSSH, "is that the port of sshd", text)
 }
 
-func (c *Client) changedHint() string {
-	return "if the host was installed anew, carry its new key here by hand and replace that line of " + c.cfg.HostKeys.file + "; if it was not, someone is in between"
+// listed are names that a host gave, as many and as long as they fit a message.
+func listed(names []string) string {
+	const most = 10
+	var all []string
+	for _, n := range names[:min(len(names), most)] {
+		all = append(all, quoted(n, 64))
+	}
+	if more := len(names) - most; more > 0 {
+		all = append(all, fmt.Sprintf("and %d more", more))
+	}
+	return "[" + strings.Join(all, " ") + "]"
 }
 
 func isTimeout(ctx context.Context, err error) bool {
@@ -198,6 +190,8 @@ type conn struct {
 	client *Client
 	group  *group
 	ssh    ssh.Conn
+	chans  <-chan ssh.NewChannel // what the host asks of us: see begin
+	reqs   <-chan *ssh.Request
 	ended  chan struct{} // closed when the connection is gone; cause is set before
 	cause  error
 	silent atomic.Bool // closed by us: no answer to a keepalive
@@ -210,10 +204,19 @@ type conn struct {
 	timer    *time.Timer
 }
 
+// begin sets going what may end the connection: not before it has its place in
+// the pool, or is known to get none.
+func (cn *conn) begin() {
+	c := cn.client
+	c.wg.Go(func() { ssh.DiscardRequests(cn.reqs) })
+	c.wg.Go(cn.watch)
+	c.wg.Go(cn.keepalive)
+}
+
 // watch turns down every channel that the host opens and ends with the
 // connection.
-func (cn *conn) watch(chans <-chan ssh.NewChannel) {
-	for ch := range chans {
+func (cn *conn) watch() {
+	for ch := range cn.chans {
 		_ = ch.Reject(ssh.Prohibited, "nothing is offered here")
 	}
 	cn.cause = cn.ssh.Wait()

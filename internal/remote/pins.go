@@ -99,7 +99,7 @@ func (p *Pins) add(line string, number int) error {
 	}
 	key, err := ssh.ParsePublicKey(blob)
 	if err != nil {
-		return fmt.Errorf("the key cannot be read: %w", err)
+		return fmt.Errorf("the key cannot be read: %w", printable(err))
 	}
 	if key.Type() != f[1] {
 		return fmt.Errorf("the line says %q, its key is %s", f[1], key.Type())
@@ -172,6 +172,54 @@ func (p *Pins) lookup(name, address string, port int) (pins []Pin, revoked *Pin)
 		}
 	}
 	return pins, revoked
+}
+
+// Only returns what lets a client of package ssh speak to a host that shows one of
+// its pinned keys, and to no other: the algorithms to ask for and the check of
+// what is shown, whose error is a [*HostKeyError]. The arguments are those of
+// [Pins.Lookup]; where no key is pinned the error is an [*Error].
+func (p *Pins) Only(name, address string, port int) (algorithms []string, check ssh.HostKeyCallback, err error) {
+	pins, revoked := p.lookup(name, address, port)
+	if len(pins) == 0 {
+		t := Target{Name: name, Address: address, Port: port}
+		return nil, nil, t.named(p.unknown(t, revoked))
+	}
+	return accepted(pins), func(_ string, _ net.Addr, key ssh.PublicKey) error {
+		if bad := p.check(pins, key); bad != nil {
+			return bad
+		}
+		return nil
+	}, nil
+}
+
+// unknown says that no key is pinned for a target, or only a revoked one.
+func (p *Pins) unknown(t Target, revoked *Pin) *Error {
+	e := &Error{Address: t.endpoint(), Phase: PhaseConnect, Kind: KindHostKeyUnknown}
+	if revoked != nil {
+		e.Kind, e.Err, e.Hint = KindHostKeyChanged, &HostKeyError{Revoked: revoked}, p.changedHint()
+		return e
+	}
+	e.Err = fmt.Errorf("no host key is pinned for it in %s: nothing was sent", p.file)
+	e.Hint = fmt.Sprintf("add a line to %s: %s, then what /etc/ssh/ssh_host_ed25519_key.pub holds at that host, carried by hand", p.file, knownName(t.Address, t.Port))
+	return e
+}
+
+func (p *Pins) changedHint() string {
+	return "if the host was installed anew, carry its new key here by hand and replace that line of " + p.file + "; if it was not, someone is in between"
+}
+
+// check returns nil for a pinned key.
+func (p *Pins) check(pins []Pin, key ssh.PublicKey) *HostKeyError {
+	blob := string(key.Marshal())
+	if r, ok := p.revoked[blob]; ok {
+		return &HostKeyError{Offered: ssh.FingerprintSHA256(key), Revoked: &r}
+	}
+	for _, pin := range pins {
+		if string(pin.Key.Marshal()) == blob {
+			return nil
+		}
+	}
+	return &HostKeyError{Offered: key.Type() + " " + ssh.FingerprintSHA256(key), Pinned: pins}
 }
 
 func (p *Pins) named(name string) []Pin {
@@ -256,6 +304,19 @@ func matchPattern(pattern, name string) bool {
 		}
 	}
 	return strings.Trim(pattern[p:], "*") == ""
+}
+
+// accepted lists the signature algorithms by which a host may prove one of its
+// pinned keys.
+func accepted(pins []Pin) (all []string) {
+	for _, pin := range pins {
+		for _, a := range algorithms(pin.Key.Type()) {
+			if !slices.Contains(all, a) {
+				all = append(all, a)
+			}
+		}
+	}
+	return all
 }
 
 // algorithms are the signature algorithms that a host may prove a key of the

@@ -88,6 +88,7 @@ func TestParsePinsErrors(t *testing.T) {
 		{"\ndb1 ssh-ed25519", "known_hosts:2: a line is"},
 		{"db1 ssh-ed25519 AAAA*", "not in base64"},
 		{"db1 ssh-ed25519 AAAA", "cannot be read"},
+		{"db1 ssh-ed25519 AAAABRtbMkpheHh4eHh4eA==", `unknown key algorithm: \x1b[2Ja`},
 		{strings.Replace(numbered(t, "db1 {1}"), "ssh-ed25519", "ssh-rsa", 1), `the line says "ssh-rsa"`},
 		{numbered(t, "@cert-authority * {1}"), "@cert-authority is not taken"},
 		{numbered(t, "@other * {1}"), `unknown marker "@other"`},

@@ -224,10 +224,13 @@ func (c *Client) dial(g *group, timeout time.Duration) {
 	case c.closed:
 		c.leave(g.endpoint)
 		cn.gone = true
+		cn.begin()
 		c.wg.Go(func() { cn.ssh.Close() })
 	default:
 		g.conns = append(g.conns, cn)
 		c.idle = append(c.idle, cn)
+		cn.timer = time.AfterFunc(c.cfg.Idle, cn.expire)
+		cn.begin()
 	}
 	c.settle(g)
 }

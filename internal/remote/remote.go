@@ -24,6 +24,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 
@@ -165,7 +167,7 @@ func gateReply(x *exchange) (wire.Reply, *Error) {
 	stdout, stderr := x.stdout.String(), x.stderr.String()
 	reply, err := wire.ParseReply([]byte(stdout))
 	if err == nil {
-		return reply, nil
+		return presentable(reply), nil
 	}
 	switch {
 	case notLocked(x.status, stderr, wire.Command):
@@ -184,7 +186,49 @@ func gateReply(x *exchange) (wire.Reply, *Error) {
 		}
 		return reply, &Error{Kind: KindNoGate, Err: errors.New(text), Hint: gateHint}
 	}
-	return reply, &Error{Kind: KindNoGate, Err: fmt.Errorf("not a gate's reply: %w; it begins %s", err, quoted(stdout, 80)), Hint: gateHint}
+	return reply, &Error{Kind: KindNoGate, Err: fmt.Errorf("not a gate's reply: %w; it begins %s", printable(err), quoted(stdout, 80)), Hint: gateHint}
+}
+
+// presentable is a reply whose words can be shown: what moves a cursor or hides text
+// is written as Go escapes, so that no place where they are shown can forget to.
+// Only an output may have more lines than one. They go to a journal with each try,
+// so what is longer than a gate makes them is cut.
+func presentable(r wire.Reply) wire.Reply {
+	const word, output = 1100, 2100
+	fit := func(s string) string {
+		if len(s) > word {
+			s = s[:word] + "…"
+		}
+		return escaped(s, "")
+	}
+	if over := len(r.Output) - output; over > 0 {
+		r.Output = "…" + r.Output[over:]
+	}
+	r.Word, r.Output = fit(r.Word), escaped(r.Output, "\n\t")
+	if r.Status != nil {
+		s := *r.Status
+		s.Word = fit(s.Word)
+		r.Status = &s
+	}
+	return r
+}
+
+func escaped(text, but string) string {
+	var b strings.Builder
+	for text != "" {
+		r, size := utf8.DecodeRuneInString(text)
+		piece := text[:size]
+		switch {
+		case r == utf8.RuneError && size == 1:
+			piece = fmt.Sprintf(`\x%02x`, text[0])
+		case !unicode.IsPrint(r) && !strings.ContainsRune(but, r):
+			quoted := strconv.QuoteRuneToASCII(r)
+			piece = quoted[1 : len(quoted)-1]
+		}
+		b.WriteString(piece)
+		text = text[size:]
+	}
+	return b.String()
 }
 
 // Target is where a plain key leads.
@@ -243,8 +287,22 @@ func notLocked(status int, said, command string) bool {
 	return (status == 126 || status == 127) && strings.Contains(said, command)
 }
 
+// Login shows a target the key and asks it for nothing: without an error, it has
+// taken the key, and run nothing. connectTimeout and ctx are as for [Client.Call];
+// errors are of type [*Error].
+func (c *Client) Login(ctx context.Context, t Target, connectTimeout time.Duration) error {
+	if t.User == "" {
+		t.User = "root"
+	}
+	if _, fault := c.exchange(ctx, t, connectTimeout, func() *exchange { return nil }); fault != nil {
+		return t.named(fault)
+	}
+	return nil
+}
+
 // exchange finds a connection to t and makes the exchange; while nothing was
-// sent it tries again on another connection where that may help.
+// sent it tries again on another connection where that may help. Where create
+// makes none, the connection is all that was wanted.
 func (c *Client) exchange(ctx context.Context, t Target, connectTimeout time.Duration, create func() *exchange) (*exchange, *Error) {
 	if connectTimeout <= 0 {
 		connectTimeout = DefaultConnectTimeout
@@ -271,7 +329,7 @@ func (c *Client) exchange(ctx context.Context, t Target, connectTimeout time.Dur
 	}
 	pins := c.pinned(t)
 	if len(pins.pins) == 0 {
-		return nil, c.unknown(t, pins.revoked)
+		return nil, c.cfg.HostKeys.unknown(t, pins.revoked)
 	}
 	r := route{address: t.Address, port: t.Port, user: t.User, identity: t.Key, keys: pins.id}
 	join := func() *group {
@@ -283,6 +341,12 @@ func (c *Client) exchange(ctx context.Context, t Target, connectTimeout time.Dur
 			return nil, fault
 		}
 		x := create()
+		if x == nil {
+			c.mu.Lock()
+			c.release(cn)
+			c.mu.Unlock()
+			return nil, nil
+		}
 		again, fault := cn.run(ctx, x, connectTimeout)
 		if fault == nil {
 			return x, nil
@@ -329,19 +393,6 @@ func (c *Client) pinned(t Target) pinSet {
 		c.pins[key] = set
 	}
 	return set
-}
-
-func (c *Client) unknown(t Target, revoked *Pin) *Error {
-	e := &Error{Address: t.endpoint(), Phase: PhaseConnect, Kind: KindHostKeyUnknown}
-	if revoked != nil {
-		e.Kind, e.Err = KindHostKeyChanged, &HostKeyError{Revoked: revoked}
-		e.Hint = c.changedHint()
-		return e
-	}
-	file := c.cfg.HostKeys.file
-	e.Err = fmt.Errorf("no host key is pinned for it in %s: nothing was sent", file)
-	e.Hint = fmt.Sprintf("add a line to %s: %s, then what /etc/ssh/ssh_host_ed25519_key.pub holds at that host, carried by hand", file, knownName(t.Address, t.Port))
-	return e
 }
 
 func (c *Client) logf(format string, args ...any) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -91,6 +92,9 @@ func wantError(t *testing.T, err error, phase Phase, kind Kind, sent bool, text 
 	if strings.ContainsFunc(e.Error(), func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		t.Errorf("%q has control characters", e)
 	}
+	if len(e.Error()) > 4000 {
+		t.Errorf("a message of %d bytes", len(e.Error()))
+	}
 	return e
 }
 
@@ -138,7 +142,7 @@ func TestCall(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if reply.Code != wire.CodeDone || reply.Word != "with \x1b[31m in it" {
+		if reply.Code != wire.CodeDone || reply.Word != `with \x1b[31m in it` {
 			t.Errorf("got reply %+v", reply)
 		}
 	}
@@ -164,9 +168,11 @@ func TestNotAGate(t *testing.T) {
 		{"nothing", `exit 0`, PhaseRequest, KindNoGate, false, "status 0"},
 		{"no gate there", `/nonexistent/kido-gate`, PhaseRequest, KindNoGate, false, "/nonexistent/kido-gate: "},
 		{"escapes on stderr", `printf '\033[2Jx' >&2; exit 3`, PhaseRequest, KindNoGate, false, `status 3 and said "\x1b[2Jx"`},
+		{"a long line", `printf 'kido/1 reply done\nword \033'; head -c 16000 /dev/zero | tr '\0' '\033'; printf '\nend\n'`, PhaseRequest, KindNoGate, false, `not a gate's reply: "line 2: field 2: `},
 		{"cut short", `printf 'kido/1 reply done\n'`, PhaseRequest, KindNoGate, false, "cut short"},
 		{"endless", `exec yes`, PhaseRequest, KindTooLong, false, "over 65536 bytes"},
 		{"endless on both", `yes >&2 & exec yes`, PhaseRequest, KindTooLong, false, "over 65536 bytes"},
+		{"endless complaints", `exec yes >&2`, PhaseRequest, KindTooLong, false, "to standard error"},
 		{"killed", `kill -9 $$`, PhaseRequest, KindLost, true, "signal"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -265,6 +271,39 @@ func TestAuthRefused(t *testing.T) {
 	if _, err := c.Call(t.Context(), host(s, "web1"), request, 0); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestLongWords: what a host says at most is kept with each try.
+func TestLongWords(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat(`\x1b`, 3000)
+	reply := wire.Reply{Code: wire.CodeDone, Word: strings.Repeat("\x1b", 3000), Output: strings.Repeat("\n", 3000) + "end", Status: &wire.Status{
+		Instance: "web@web1", State: wire.StateUp, Word: strings.Repeat("é", 3000),
+	}}
+	r := presentable(reply)
+	if len(r.Word) > 5000 || len(r.Status.Word) > 1200 || len(r.Output) > 2200 {
+		t.Errorf("%d, %d and %d bytes are left", len(r.Word), len(r.Status.Word), len(r.Output))
+	}
+	if !strings.HasPrefix(long, strings.TrimSuffix(r.Word, "…")) || !strings.HasSuffix(r.Word, "…") || !strings.HasPrefix(r.Output, "…\n") || !strings.HasSuffix(r.Output, "\nend") {
+		t.Errorf("got %+v", r)
+	}
+	if reply.Status.Word == r.Status.Word {
+		t.Error("the reply itself was changed")
+	}
+
+	// A host that names thousands of types of keys, none of them pinned.
+	name := func(text string) string { return string(binary.BigEndian.AppendUint32(nil, uint32(len(text)))) + text }
+	h := listener(t, func(c net.Conn) {
+		kex := "\x14" + strings.Repeat("c", 16) + name("curve25519-sha256") + name(strings.Repeat("\x1b[2J,", 10000)) + name("aes128-ctr") + name("aes128-ctr") +
+			name("hmac-sha2-256") + name("hmac-sha2-256") + name("none") + name("none") + name("") + name("") + "\x00\x00\x00\x00\x00"
+		padding := 16 - (len(kex)+5)%8
+		_, _ = io.WriteString(c, "SSH-2.0-evil\r\n"+string(binary.BigEndian.AppendUint32(nil, uint32(1+len(kex)+padding)))+string(rune(padding))+kex+strings.Repeat("p", padding))
+		_, _ = io.Copy(io.Discard, c)
+	})
+	key := sshdtest.NewKey(t)
+	c := client(t, Config{Identity: key.Path, HostKeys: pins(t, "web1 "+key.Public())})
+	_, err := c.Call(within(t, time.Minute), h, request, 0)
+	wantError(t, err, PhaseHandshake, KindHostKeyChanged, false, `only ["\x1b[2J" `)
 }
 
 // listener serves every connection with serve until the test ends.

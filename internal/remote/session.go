@@ -20,6 +20,9 @@ const (
 	maxTail = 2 << 10
 	// maxStderr is how much of a gate's standard error is kept, in bytes.
 	maxStderr = 4 << 10
+	// maxNoise is how much of it is taken, in bytes: a host that goes on is hung up
+	// on, else it would cost us as much as it likes for as long as we wait.
+	maxNoise = 1 << 20
 	// linger is how long output is waited for after the exit status: a daemon
 	// that the command left behind may hold it open for ever.
 	linger = time.Second
@@ -41,6 +44,7 @@ type exchange struct {
 	status int    // exit status
 	signal string // that ended the command; "" for none
 	exited bool   // status or signal is known
+	noisy  atomic.Bool
 }
 
 // run makes the exchange on cn, on a session that acquire took, and gives the
@@ -89,7 +93,13 @@ func (cn *conn) run(ctx context.Context, x *exchange, openTimeout time.Duration)
 		err := fmt.Errorf("the host opens no further session: %s", quoted(refused.Message, 100))
 		return c.full(cn), g.fail(phase, KindNoSession, "does MaxSessions of sshd there allow a session", err)
 	}
+	if x.noisy.Load() {
+		err = errNoise
+	}
 	switch err {
+	case errNoise:
+		c.abandon(cn, true)
+		return false, g.fail(phase, KindTooLong, gateHint, err)
 	case errTooLong:
 		c.abandon(cn, false)
 		return false, g.fail(phase, KindTooLong, gateHint, fmt.Errorf("the reply is over %d bytes", x.limit))
@@ -107,12 +117,13 @@ func (cn *conn) run(ctx context.Context, x *exchange, openTimeout time.Duration)
 		return false, g.fail(phase, KindClosed, "", errClosed)
 	}
 	// A connection that had served may have died while it was idle.
-	return used && !x.sent.Load(), g.fail(phase, KindLost, "", err)
+	return used && !x.sent.Load(), g.fail(phase, KindLost, "", printable(err))
 }
 
 var (
 	errExec     = errors.New("the host does not run the command")
 	errTooLong  = errors.New("too long")
+	errNoise    = fmt.Errorf("the host writes over %d bytes to standard error", maxNoise)
 	errNoStatus = errors.New("the host ended the session without an exit status")
 )
 
@@ -130,7 +141,7 @@ func (x *exchange) perform(ctx context.Context, cn *conn) error {
 
 	var streams sync.WaitGroup
 	streams.Go(func() { x.follow(ch, reqs) })
-	streams.Go(func() { _, _ = io.Copy(x.stderr, ch.Stderr()) }) // ends with the channel; a tail takes all
+	streams.Go(func() { x.heed(cn, ch.Stderr()) })
 
 	if x.input == nil {
 		x.sent.Store(true) // the command is the request
@@ -171,12 +182,26 @@ func (x *exchange) perform(ctx context.Context, cn *conn) error {
 	return nil
 }
 
+// heed keeps the end of the standard error, up to that of the channel. A fixed
+// command may say as much as it likes there, a gate has no reason to.
+func (x *exchange) heed(cn *conn, stderr io.Reader) {
+	if x.limit == 0 {
+		_, _ = io.Copy(x.stderr, stderr) // a tail takes all
+		return
+	}
+	if n, _ := io.Copy(x.stderr, io.LimitReader(stderr, maxNoise+1)); n > maxNoise {
+		x.noisy.Store(true)
+		cn.ssh.Close()
+	}
+}
+
 // follow notes how the command ended. Output that somebody else holds open is
 // waited for a little and then let go.
 func (x *exchange) follow(ch ssh.Channel, reqs <-chan *ssh.Request) {
 	letGo := time.AfterFunc(linger, func() { ch.Close() })
 	letGo.Stop()
 	defer letGo.Stop()
+	leaving := false
 	for r := range reqs {
 		switch r.Type {
 		case "exit-status":
@@ -197,7 +222,8 @@ func (x *exchange) follow(ch ssh.Channel, reqs <-chan *ssh.Request) {
 		if r.WantReply {
 			_ = r.Reply(false, nil) // fails only with the connection
 		}
-		if x.exited {
+		if x.exited && !leaving { // once: a host could go on for ever with requests
+			leaving = true
 			letGo.Reset(linger)
 		}
 	}

@@ -1,0 +1,120 @@
+package audit
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// scriptFolders hold what init and cron run.
+var (
+	scriptFolders = []string{"/etc/init.d", "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly", "/etc/local.d"}
+	scriptFiles   = []string{"/etc/crontab", "/etc/rc.local", "/etc/rc.d/rc.local"}
+	crontabs      = []string{"/var/spool/cron/crontabs", "/var/spool/cron"} // one file an account
+	unitFolder    = "/etc/systemd/system"
+)
+
+var unitExec = regexp.MustCompile(`(?m)^Exec\w+=[-@:+!|]*(/\S+)`)
+
+// scripts reads what init and cron run: their own scripts, and those that an
+// administrator's units name.
+func (l *looker) scripts() {
+	seen := map[string]bool{}
+	look := func(path string, byRoot bool) {
+		if seen[path] || strings.HasPrefix(filepath.Base(path), ".") {
+			return // neither init nor cron runs what is hidden: insserv keeps notes there
+		}
+		seen[path] = true
+		c := l.chain(path)
+		if c == nil || !c[0].Mode.IsRegular() {
+			return
+		}
+		s := Script{Chain: c, ByRoot: byRoot}
+		// A program is not read: it is none of those that are written by hand.
+		if text, err := readFile(l.path(path)); err == nil && !slices.Contains(text, 0) {
+			s.Calls, s.Logs = scan(string(text))
+		} else if err != nil && !errors.Is(err, errTooLong) {
+			l.unread(path, err)
+		}
+		l.Scripts = append(l.Scripts, s)
+	}
+	for _, folder := range scriptFolders {
+		for _, path := range l.list(folder) {
+			look(path, true)
+		}
+	}
+	for _, path := range scriptFiles {
+		look(path, true)
+	}
+	for _, folder := range crontabs {
+		for _, path := range l.list(folder) {
+			look(path, filepath.Base(path) == "root")
+		}
+	}
+	for _, path := range l.list(unitFolder) {
+		if to, err := os.Readlink(l.path(path)); filepath.Ext(path) != ".service" || err == nil && to == "/dev/null" {
+			continue // what is masked does not run
+		}
+		unit := string(l.read(path))
+		for _, f := range unitExec.FindAllStringSubmatch(unit, -1) {
+			look(f[1], !strings.Contains(unit, "\nUser="))
+		}
+	}
+}
+
+var (
+	assignment = regexp.MustCompile(`^(?:export\s+|readonly\s+|local\s+)?([A-Za-z_]\w*)=("[^"]*"|'[^']*'|[^\s;]*)\s*(?:;\s*(.*)|#.*)?$`)
+	variable   = regexp.MustCompile(`\$(?:\{(\w+)\}|(\w+))`)
+	sshCall    = regexp.MustCompile(`(?:^|[\s;&|(` + "`" + `!"'])(?:/usr(?:/local)?)?(?:/bin/)?(?:ssh|scp|sftp)\s+(.*)$`)
+	identity   = regexp.MustCompile(`(?:^|\s)-i\s*("[^"]+"|'[^']+'|\S+)`)
+	anyHost    = regexp.MustCompile(`(?i)(StrictHostKeyChecking\s*[= ]\s*"?(?:no|off|accept-new)\b|UserKnownHostsFile\s*[= ]\s*"?/dev/null)`)
+	strict     = regexp.MustCompile(`(?i)StrictHostKeyChecking\s*[= ]\s*"?yes\b`)
+	redirect   = regexp.MustCompile(`(?:^|[^<>=-])(?:[12&])?>>?\|?\s*("[^"]+"|'[^']+'|[^\s;&|<>()]+)`)
+)
+
+// scan finds in a shell script the calls of ssh, and the files with a fixed name
+// that it writes to. Variables that are set to a plain word are followed.
+func scan(text string) (calls []Call, logs []LogWrite) {
+	vars := map[string]string{}
+	expand := func(s string) string {
+		return variable.ReplaceAllStringFunc(s, func(ref string) string {
+			if value, ok := vars[strings.Trim(ref, "${}")]; ok {
+				return value
+			}
+			return ref
+		})
+	}
+	unquote := func(s string) string { return strings.Trim(s, `"'`) }
+	lines := strings.Split(text, "\n")
+	for n := 0; n < len(lines); n++ {
+		at, line := n+1, strings.TrimSpace(lines[n])
+		for strings.HasSuffix(line, `\`) && n+1 < len(lines) {
+			n++
+			line = strings.TrimSuffix(line, `\`) + " " + strings.TrimSpace(lines[n])
+		}
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		for f := assignment.FindStringSubmatch(line); f != nil; f = assignment.FindStringSubmatch(line) {
+			vars[f[1]] = expand(unquote(f[2]))
+			line = f[3] // what stands behind it
+		}
+		if f := sshCall.FindStringSubmatch(line); f != nil {
+			words := expand(f[1])
+			c := Call{Line: at, AnyHost: anyHost.FindString(words), Strict: strict.MatchString(words)}
+			if i := identity.FindStringSubmatch(f[1]); i != nil {
+				c.Identity = expand(unquote(i[1]))
+			}
+			calls = append(calls, c)
+		}
+		for _, f := range redirect.FindAllStringSubmatch(line, -1) {
+			if path := expand(unquote(f[1])); filepath.IsAbs(path) && !strings.Contains(path, "$") {
+				logs = append(logs, LogWrite{at, filepath.Clean(path)})
+			}
+		}
+	}
+	return calls, logs
+}
