@@ -146,8 +146,6 @@ func newTarget(t *testing.T, kind Kind) *target {
 	l.Put(1, "/srv/probe", 0o755, []byte("#!/bin/sh\nenv >/tmp/probe.env\n"))
 	l.Run(1, "service", "web", "start")
 	l.Run(1, "useradd", "--create-home", "--shell", "/bin/bash", "--password", "*", "weak")
-	// As Debian has it: the lab's own exemption would spare us what lockout is about.
-	l.Run(1, "rm", "-f", "/etc/ssh/sshd_config.d/lab.conf")
 	o := newOperator(t, l, strings.ReplaceAll(threatenedSite, "INIT", kind.Init()))
 	m := &target{Lab: l, t: t, op: o, kind: kind, key: o.path("stolen"), port: "22", pins: o.path("login_hosts")}
 	if err := os.Mkdir(o.path("keys"), 0o755); err != nil {
@@ -650,12 +648,12 @@ func (m *target) userOwnedKeys() {
 		}
 	}
 	// And where somebody has given it that, the gate does nothing for anybody.
-	for _, path := range []string{"/etc/kido/policy", "/usr/local/sbin/kido-gate"} {
-		m.Run(1, "chown", "weak", path)
+	for path, owner := range map[string]string{"/etc/kido/policy": kidoUser, "/usr/local/sbin/kido-gate": weakUser, "/etc/ssh/kido_keys": kidoUser} {
+		m.Run(1, "chown", owner, path)
 		r := m.ask(wire.Request{Verb: wire.VerbStatus, Service: "web"})
 		m.Run(1, "chown", "root", path)
 		if r.Code != wire.CodeError {
-			m.t.Errorf("%s is somebody's: the gate answers %+v", path, r)
+			m.t.Errorf("%s is %s's: the gate answers %+v", path, owner, r)
 		}
 	}
 	m.newKey("added")

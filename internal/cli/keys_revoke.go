@@ -43,8 +43,7 @@ a password are tried again after all others, one by one.
 sshd does not end sessions of the key that are open; at a host, pkill -u kido
 does. A gate that was at work already when its policy changed still does what it
 is asked: one request, which must have come within 15 seconds. Every later one
-is refused, on a connection that was open as well; but not one that came with a
-certificate, as long as its authority is good.
+is refused, on a connection that was open as well.
 
 What was put into key files by hand, for plain services, is to be taken out by
 hand.`,
@@ -151,7 +150,7 @@ func (a *app) revoke(ctx context.Context, s *site.Site, what string, e *enrolmen
 // afterRevoking is what remains to be done by hand.
 func (a *app) afterRevoking(s *site.Site, publics []string) (warnings []error) {
 	warn := func(format string, args ...any) { warnings = append(warnings, fmt.Errorf(format, args...)) }
-	warn("sessions of the key that are open stay so until their end; their gates refuse what they are asked from now on, unless they came with a certificate. To end them at a host: pkill -u kido")
+	warn("sessions of the key that are open stay so until their end; their gates refuse what they are asked from now on. To end them at a host: pkill -u kido")
 	if pair, err := keys.LoadRotation(s.Identity); err == nil && slices.ContainsFunc(publics, func(p string) bool { return blob(p) == blob(pair.Current) }) {
 		warn("this is the key of this machine: nothing is reached from here until it has another: kido keys rotate")
 	}

@@ -348,6 +348,74 @@ func TestCertificateExtensions(t *testing.T) {
 	}
 }
 
+// request sends one over a connection that is open.
+func request(t testing.TB, client *ssh.Client, q wire.Request) string {
+	t.Helper()
+	session, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	session.Stdin = bytes.NewReader(q.Format())
+	out, err := session.CombinedOutput(wire.Command)
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
+
+// TestRevokedOnOpenConnection: sshd asks for the list of revoked keys when a
+// connection begins; the gate asks its policy with every request, and a key in a
+// certificate is revoked as well.
+func TestRevokedOnOpenConnection(t *testing.T) {
+	t.Parallel()
+	c := newCertified(t)
+	s := newSite(t, layout{units: []unit{{name: "web", on: []string{"web1"}}}, config: c.config(locked...)})
+	c.gates(t, s)
+	s.up(t)
+	h := s.host(t, "web1")
+	s.write(t, h.policy, s.read(t, h.policy)+"principal db1 "+c.identity("host/db1")+"\ngrant db1 web status\n")
+	key := sshdtest.NewKey(t)
+	client := h.dial(t, key, c.certificate(t, key.Signer.PublicKey(), func(*ssh.Certificate) {}))
+	defer client.Close()
+	status := wire.Request{Verb: wire.VerbStatus, Service: "web"}
+	if out := request(t, client, status); !strings.Contains(out, "kido/1 reply ok") {
+		t.Errorf("a good certificate: %s", out)
+	}
+	s.write(t, h.policy, s.read(t, h.policy)+"revoked "+ssh.FingerprintSHA256(key.Signer.PublicKey())+"\n")
+	if out := request(t, client, status); !strings.Contains(out, "kido/1 reply refused") || !strings.Contains(out, "is revoked") {
+		t.Errorf("its key is revoked: %s", out)
+	}
+}
+
+// TestStolenKeyIsBounded: whoever has a host's key can make up one token after the
+// other, and say that his requests have no budget; they have the policy's.
+func TestStolenKeyIsBounded(t *testing.T) {
+	t.Parallel()
+	c := newCertified(t)
+	s := newSite(t, layout{units: []unit{{name: "web", on: []string{"web1"}}}, config: c.config(locked...)})
+	c.gates(t, s)
+	s.up(t)
+	h := s.host(t, "web1")
+	policy := strings.Replace(s.read(t, h.policy), "service web command\n", "service web command\n  budget 2 3600000\n", 1)
+	s.write(t, h.policy, policy+"principal db1 "+c.identity("host/db1")+"\ngrant db1 web status ensure\n")
+	key := sshdtest.NewKey(t)
+	client := h.dial(t, key, c.certificate(t, key.Signer.PublicKey(), func(*ssh.Certificate) {}))
+	defer client.Close()
+	s.contradicted = true // no run of kido asks for what the thief does
+	for _, want := range []string{"done", "done", "on-hold"} {
+		reply, err := wire.ParseReply([]byte(request(t, client, wire.Request{Verb: wire.VerbStatus, Service: "web"})))
+		if err != nil || reply.Status == nil {
+			t.Fatalf("%+v, %v", reply, err)
+		}
+		news := wire.NewVector(wire.Entry{Instance: "oracle@db1", Token: fmt.Sprintf("made-up-%d", reply.Status.Generation)})
+		out := request(t, client, wire.Request{Verb: wire.VerbEnsure, Service: "web", Reaction: wire.ReactRestart, Expect: reply.Status.Basis, New: news, Generation: reply.Status.Generation})
+		if !strings.Contains(out, "kido/1 reply "+want) {
+			t.Errorf("want %s: %s", want, out)
+		}
+	}
+}
+
 // TestCertificateEndsConnection: sshd looks at the time when a connection begins;
 // the gate looks with every request. So a connection that is held open serves no
 // longer than the certificate by which it came in.
@@ -363,19 +431,7 @@ func TestCertificateEndsConnection(t *testing.T) {
 	line := c.certificate(t, key.Signer.PublicKey(), func(k *ssh.Certificate) { k.ValidBefore = uint64(time.Now().Add(5 * time.Second).Unix()) })
 	client := h.dial(t, key, line)
 	defer client.Close()
-	ask := func() string {
-		session, err := client.NewSession()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer session.Close()
-		session.Stdin = bytes.NewReader(wire.Request{Verb: wire.VerbStatus, Service: "web"}.Format())
-		out, err := session.CombinedOutput(wire.Command)
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		return string(out)
-	}
+	ask := func() string { return request(t, client, wire.Request{Verb: wire.VerbStatus, Service: "web"}) }
 	if out := ask(); !strings.Contains(out, "kido/1 reply ok") {
 		t.Errorf("a good certificate: %s", out)
 	}

@@ -128,7 +128,7 @@ func (p process) run(c call) int {
 		err = becomeOwner(policy.State)
 	}
 	if err == nil {
-		if faults := inspect(p.program, keysOf(c.policy), uint32(os.Geteuid())); len(faults) > 0 {
+		if faults := inspect(p.program, keysOf(c.policy), ownerOf(c.policy)); len(faults) > 0 {
 			err = faults[0]
 		}
 	}
@@ -165,7 +165,7 @@ func (p process) check(file string, policy *Policy, err error) int {
 			faults = append(faults, err)
 		}
 	}
-	faults = append(faults, inspect(p.program, keysOf(file), uid)...)
+	faults = append(faults, inspect(p.program, keysOf(file), ownerOf(file))...)
 	for _, err := range faults {
 		fmt.Fprintln(p.stderr, "kido-gate:", err)
 	}

@@ -3,7 +3,6 @@ package gate
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -149,13 +148,14 @@ func (p *Policy) Authorise(who Caller, verb wire.Verb, service string) error {
 	return fmt.Errorf("%s: the policy does not grant this: add a line: %s", p.Host, wire.FormatLine("grant", name, service, string(verb)))
 }
 
-// bounded is a request with the policy's budget, where the request would be less
-// strict and whoever asks may not restart the service as often as he likes.
+// bounded is a request with the policy's budget, where whoever asks may not restart
+// the service as often as he likes. Nor is he to be stricter: who says one reaction
+// in ten years puts the service on hold for that long, for all others as well.
 func (p *Policy) bounded(who Caller, q wire.Request) wire.Request {
 	if q.Verb != wire.VerbEnsure || p.Authorise(who, wire.VerbRestart, q.Service) == nil {
 		return q
 	}
-	if b := p.Service(q.Service).Budget; b != nil && (q.Budget == 0 || q.Budget > b.Reactions || q.Within < b.Within) {
+	if b := p.Service(q.Service).Budget; b != nil {
 		q.Budget, q.Within = b.Reactions, b.Within
 	}
 	return q
@@ -811,7 +811,7 @@ func distance(a, b string) int {
 // folder passes: in it others cannot replace what is not theirs.) Symbolic
 // links on the way are refused.
 func LoadPolicy(path string) (*Policy, error) {
-	f, err := openTrusted(path, uint32(os.Geteuid()))
+	f, err := openTrusted(path, ownerOf(path))
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}

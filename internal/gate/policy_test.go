@@ -247,7 +247,7 @@ func TestRevoked(t *testing.T) {
 }
 
 // TestBounded: a stolen key of a host says how often it may be used no more than
-// whom it may reach.
+// whom it may reach, nor for how long the others are to wait after that.
 func TestBounded(t *testing.T) {
 	t.Parallel()
 	p := parsed(t, samplePolicy+"grant here web ensure restart\n")
@@ -261,7 +261,8 @@ func TestBounded(t *testing.T) {
 		{keyA, wire.VerbEnsure, 0, 0, Budget{10, 10 * time.Minute}},
 		{keyA, wire.VerbEnsure, 11, 10 * time.Minute, Budget{10, 10 * time.Minute}},
 		{keyA, wire.VerbEnsure, 5, time.Minute, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbEnsure, 5, time.Hour, Budget{5, time.Hour}},
+		{keyA, wire.VerbEnsure, 5, time.Hour, Budget{10, 10 * time.Minute}},
+		{keyA, wire.VerbEnsure, 1, 10 * 365 * 24 * time.Hour, Budget{10, 10 * time.Minute}},
 		{keyA, wire.VerbStatus, 0, 0, Budget{}},
 		{IdentityLocal, wire.VerbEnsure, 0, 0, Budget{}},
 	} {

@@ -478,11 +478,16 @@ func (m Machine) spent() bool {
 	return m.q.Budget > 0 && uint64(len(m.rec.recent(m.now, m.q.Within))) >= m.q.Budget && rule.Holds(rule.Budget)
 }
 
+// maxHold bounds a hold: with a longer budget it begins anew as often as somebody
+// asks. Who names a time that no clock has would leave a record that cannot be read.
+const maxHold = 24 * time.Hour
+
 // onHold puts on record that its reactions are on hold, and until when: when the
 // oldest of those in the budget is out of it.
 func (m Machine) onHold() (Machine, Effect) {
 	recent := m.rec.recent(m.now, m.q.Within)
-	until := Moment{m.now.Boot, recent[uint64(len(recent))-m.q.Budget] + m.q.Within}
+	left := recent[uint64(len(recent))-m.q.Budget] - m.now.At + m.q.Within // the first two are at most 0 together
+	until := Moment{m.now.Boot, m.now.At + min(left, maxHold)}
 	word := fmt.Sprintf("its budget of reactions, %d in %s, is spent: it is left alone for now", m.q.Budget, m.q.Within)
 	if m.rec.Hold == until {
 		return m.reply(wire.CodeOnHold, word)

@@ -18,6 +18,16 @@ func keysOf(policy string) []string {
 	return []string{"/etc/ssh/kido_keys", "/etc/ssh/kido_revoked", "/etc/ssh/kido_authorities", "/etc/ssh/kido_principals"}
 }
 
+// ownerOf is the user who, beside root, may change what a gate with a policy goes
+// by: nobody where the policy is this host's, for what the keys' user can change
+// is no lock on the keys; else whoever runs it, as he may try kido out.
+func ownerOf(policy string) uint32 {
+	if policy == DefaultPolicy {
+		return 0
+	}
+	return uint32(os.Geteuid())
+}
+
 // inspect says of the gate's program, and of files of keys as far as they are
 // there, which of them others than root and the user uid could change.
 func inspect(program string, keys []string, uid uint32) (faults []error) {
@@ -134,6 +144,8 @@ func trustedBut(f *os.File, euid uint32, ownGroup bool) error {
 		return fmt.Errorf("%s is a symbolic link: name the folder that it points to", f.Name())
 	case !mode.IsDir() && !mode.IsRegular():
 		return fmt.Errorf("%s is neither a folder nor a regular file", f.Name())
+	case st.Uid != 0 && euid == 0:
+		return fmt.Errorf("%s belongs to uid %d, and may only to root: chown root %[1]s", f.Name(), st.Uid)
 	case st.Uid != 0 && st.Uid != euid:
 		return fmt.Errorf("%s belongs to uid %d, and may only to root or to uid %d, which runs the gate: chown root %[1]s", f.Name(), st.Uid, euid)
 	case mode.Perm()&others != 0 && !(mode.IsDir() && mode&os.ModeSticky != 0):
