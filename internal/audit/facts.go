@@ -74,6 +74,7 @@ type Server struct {
 	Banner       string // as in OpenSSH_9.2p1
 	Major, Minor int    // 0.0: unknown
 	Folder       string // that sshd_config takes in, "" for none
+	Service      string // what init calls it
 	ConfigFiles  []Chain
 	HostKeys     []HostKey
 }

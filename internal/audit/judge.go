@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -23,7 +24,11 @@ func Judge(f Facts) []Finding {
 	j.scripts()
 	j.kido()
 	for _, u := range f.Unread {
-		j.add("not-looked-at", Warning, u.Place, u.Why, "run kido audit as root")
+		severity := Warning
+		if u.Place.File == sshdConfig || u.Place.File == "/etc/passwd" {
+			severity = Error // of what all else is judged by: to find nothing then is no good news
+		}
+		j.add("not-looked-at", severity, u.Place, u.Why, "run kido audit as root")
 	}
 	j.everybody()
 	for i := range j.found {
@@ -31,7 +36,32 @@ func Judge(f Facts) []Finding {
 		x.Found, x.Mend, x.Place.File = clean(x.Found), clean(x.Mend), clean(x.Place.File)
 	}
 	sortFindings(j.found)
-	return j.found
+	return crowded(j.found)
+}
+
+// crowded leaves out most of what one rule says again and again of one file: whoever
+// can write that must not make the report longer than can be read.
+func crowded(all []Finding) (kept []Finding) {
+	const most = 20
+	type kind struct {
+		rule, file string
+		severity   Severity
+	}
+	last := map[kind]int{}
+	times := map[kind]int{}
+	for _, f := range all {
+		k := kind{f.Rule, f.Place.File, f.Severity}
+		if times[k]++; f.Place.File == "" || f.Place.File == sshdConfig || times[k] <= most {
+			last[k] = len(kept)
+			kept = append(kept, f)
+		}
+	}
+	for k, n := range times {
+		if n > most && k.file != "" && k.file != sshdConfig {
+			kept[last[k]].Found += fmt.Sprintf("; and so %d times more in this file", n-most)
+		}
+	}
+	return kept
 }
 
 type judge struct {
@@ -92,7 +122,7 @@ func (j *judge) inSSHD(lines ...string) string {
 	if j.Server != nil && j.Server.Folder != "" {
 		where = "in " + j.Server.Folder + "/00-local.conf"
 	}
-	return fmt.Sprintf("%s (%s; then: sshd -t && systemctl reload ssh)", strings.Join(lines, "; "), where)
+	return fmt.Sprintf("%s (%s; then: sshd -t && %s)", strings.Join(lines, "; "), where, j.reload())
 }
 
 // inMatch is how to mend it for one user. Such a block goes to the end: what stands
@@ -102,7 +132,16 @@ func (j *judge) inMatch(user string, lines ...string) string {
 	if j.Server != nil && j.Server.Folder != "" {
 		where = "in " + j.Server.Folder + "/99-" + user + ".conf"
 	}
-	return fmt.Sprintf("Match User %s; %s (%s; then: sshd -t && systemctl reload ssh)", user, strings.Join(lines, "; "), where)
+	return fmt.Sprintf("Match User %s; %s (%s; then: sshd -t && %s)", user, strings.Join(lines, "; "), where, j.reload())
+}
+
+// reload is how sshd is told, by whichever init.
+func (j *judge) reload() string {
+	name := "ssh"
+	if j.Server != nil && j.Server.Service != "" {
+		name = j.Server.Service
+	}
+	return "service " + name + " reload"
 }
 
 func (j *judge) account(name string) Account {
@@ -151,7 +190,29 @@ missing lock is a note.`
 // locked reports whether a key runs one command, by its line or by sshd's
 // configuration for the account.
 func (j *judge) locked(line keys.Line, account string) bool {
-	return line.Options.Forced || named(j.config(account).get("forcecommand"))
+	if forced := j.config(account).get("forcecommand"); named(forced) { // over whatever the line says
+		return !runsAnything(forced)
+	}
+	return line.Options.Forced && !runsAnything(line.Options.Command)
+}
+
+// asked is a command that is nothing but what was asked for, however it is run.
+var asked = regexp.MustCompile(`^(?:(?:exec|eval|(?:/\S*/)?(?:env|sudo|nice|(?:ba|da|k|z|a)?sh)|-\w+)\s+)*["']*\$\{?SSH_ORIGINAL_COMMAND\b[^|&;]*$`)
+
+// runsAnything reports whether a forced command is a shell, or runs what it is asked
+// to: it forces nothing then.
+func runsAnything(command string) bool {
+	if asked.MatchString(strings.TrimSpace(command)) {
+		return true
+	}
+	f := strings.Fields(strings.TrimPrefix(strings.TrimSpace(command), "exec "))
+	if len(f) == 0 {
+		return false
+	}
+	reads := !slices.ContainsFunc(f[1:], func(arg string) bool {
+		return !slices.Contains([]string{"-l", "-i", "-s", "-li", "-il", "--login"}, arg)
+	})
+	return reads && slices.Contains(shells, f[0][strings.LastIndexByte(f[0], '/')+1:])
 }
 
 // eachLine calls do for each line that sshd takes, and each account that it lets in.

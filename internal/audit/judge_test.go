@@ -366,7 +366,11 @@ var judged = []struct {
 		f.KeyFiles, f.Polkit, f.Sudo, f.Gate = nil, nil, nil, nil
 	}, nil},
 	{"a host without sshd", func(f *Facts) { f.Server, f.Configs = nil, nil }, nil},
-	{"nothing could be read", func(f *Facts) { *f = Facts{Unread: []Unread{{Place{File: "/etc/passwd"}, "permission denied"}}} }, []string{"warning not-looked-at /etc/passwd | permission denied"}},
+	{"nothing could be read", func(f *Facts) { *f = Facts{Unread: []Unread{{Place{File: "/etc/passwd"}, "permission denied"}}} }, []string{"error not-looked-at /etc/passwd | permission denied"}},
+	{"sshd does not say what it does", func(f *Facts) {
+		f.Configs = nil
+		f.Unread = []Unread{{Place{File: sshdConfig}, "its effective configuration is not known"}, {Place{File: "/home/alice/.ssh"}, "permission denied"}}
+	}, []string{"error not-looked-at /etc/ssh/sshd_config | not known", "warning not-looked-at /home/alice/.ssh | denied"}},
 }
 
 func blob(public string) keys.Blob {
@@ -437,5 +441,38 @@ func TestRules(t *testing.T) {
 			t.Errorf("%s: not one sentence: %s", r.ID, r.Why)
 		}
 		ids[r.ID] = true
+	}
+}
+
+// TestMendsLeaveAWayIn: what is to be done about logins says how not to be shut out,
+// and goes by what is there.
+func TestMendsLeaveAWayIn(t *testing.T) {
+	t.Parallel()
+	mends := func(line string) string {
+		f := good()
+		f.Server.Service = "sshd"
+		f.set("root", "permitrootlogin", "yes")
+		f.set("alice", "authenticationmethods", "any")
+		f.set("alice", "passwordauthentication", "yes")
+		delete(f.Configs[0].Values, "allowusers")
+		f.keysOf("root", "/root/.ssh/authorized_keys", 0, line)
+		all := ""
+		for _, x := range Judge(f) {
+			all += x.Rule + " > " + x.Mend + "\n"
+		}
+		return all
+	}
+	bare, forced := mends(otherKey), mends(`restrict,from="192.0.2.1",command="/etc/init.d/httpd restart" `+otherKey)
+	for _, c := range []struct{ in, want string }{
+		{bare, "sshd-root-login > PermitRootLogin no (in "},
+		{forced, "sshd-root-login > PermitRootLogin forced-commands-only (in "},
+		{bare, "; then: sshd -t && service sshd reload), once you have logged in as somebody else and become root\n"},
+		{bare, "key-not-locked > put in front of the key: restrict,from=\"ADDRESS\",command=\"COMMAND\"; if it is a person's, "},
+		{bare, ", with all others who are to log in\n"},
+		{bare, "sshd-not-public-key-only > PasswordAuthentication no (in /etc/ssh/sshd_config.d/00-local.conf; then: sshd -t && service sshd reload), once whoever is to log in has a key\n"},
+	} {
+		if !strings.Contains(c.in, c.want) {
+			t.Errorf("no %q in\n%s", c.want, c.in)
+		}
 	}
 }

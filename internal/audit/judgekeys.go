@@ -53,7 +53,11 @@ func (j *judge) lock(f KeyFile, line keys.Line) {
 			if why != "" {
 				severity, found = Error, fmt.Sprintf("%s %s, and is a program's: %s", called(line), may, why)
 			}
-			j.add("key-not-locked", severity, at(f, line), found, "put in front of the key: "+lockFor(o))
+			mend := "put in front of the key: " + lockFor(o)
+			if a.UID == 0 {
+				mend += "; if it is a person's, it belongs to an account of his own: take it out once he has become root from there"
+			}
+			j.add("key-not-locked", severity, at(f, line), found, mend)
 			return
 		}
 		if why == "" {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"kido/internal/keys"
 )
 
 // sshd judges what sshd does for each account.
@@ -96,16 +98,21 @@ func (j *judge) logins(c Config) {
 				severity = Error
 			}
 			option, _, _ := strings.Cut(found[0], " ")
-			j.addSSHD("sshd-not-public-key-only", severity, option, c, strings.Join(found, ", "), j.inSSHD(lines...))
+			j.addSSHD("sshd-not-public-key-only", severity, option, c, strings.Join(found, ", "), j.inSSHD(lines...)+", once whoever is to log in has a key")
 		}
 	}
 	if account.UID == 0 {
-		switch v := c.get("permitrootlogin"); v {
-		case "", "no", "forced-commands-only":
-		case "yes":
-			j.addSSHD("sshd-root-login", Error, "PermitRootLogin", c, "PermitRootLogin yes", j.inSSHD("PermitRootLogin no"))
-		default:
-			j.addSSHD("sshd-root-login", Warning, "PermitRootLogin", c, "PermitRootLogin "+v, j.inSSHD("PermitRootLogin no"))
+		v, severity := c.get("permitrootlogin"), Warning
+		if v == "yes" {
+			severity = Error
+		}
+		if v != "" && v != "no" && v != "forced-commands-only" {
+			mend := "no"
+			if slices.ContainsFunc(j.automated(c.User), func(l keys.Line) bool { return l.Options.Forced }) {
+				mend = "forced-commands-only" // they go on to run what they are for
+			}
+			j.addSSHD("sshd-root-login", severity, "PermitRootLogin", c, "PermitRootLogin "+v,
+				j.inSSHD("PermitRootLogin "+mend)+", once you have logged in as somebody else and become root")
 		}
 	}
 	if is("permitemptypasswords", "yes") {
@@ -242,7 +249,7 @@ func (j *judge) manners(c Config) {
 		j.addOnce("sshd-max-startups", Note, "MaxStartups", "MaxStartups "+v, j.inSSHD("MaxStartups 10:30:60"))
 	}
 	if _, allowed := c.Values["allowusers"]; !allowed && len(c.Values["allowgroups"]) == 0 && len(c.Values) > 0 {
-		j.addSSHD("sshd-allow-users", Note, "AllowUsers", c, "neither AllowUsers nor AllowGroups is set", j.inSSHD("AllowUsers "+j.withKeys()))
+		j.addSSHD("sshd-allow-users", Note, "AllowUsers", c, "neither AllowUsers nor AllowGroups is set", j.inSSHD("AllowUsers "+j.withKeys())+", with all others who are to log in")
 	}
 }
 

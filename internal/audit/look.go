@@ -2,11 +2,13 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,18 +131,30 @@ func (l *looker) read(path string) []byte {
 }
 
 func readFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	// It may be a link of somebody's to a device, and to open that can be to wind a
+	// tape or to start a watchdog.
+	const oPath = 0x200000 // O_PATH, for which package syscall has no name
+	at, err := os.OpenFile(path, oPath|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer at.Close()
+	info, err := at.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("not a regular file")
 	}
+	open := fmt.Sprintf("/proc/self/fd/%d", at.Fd())
+	if _, err := os.Stat("/proc/self/fd"); err != nil {
+		open = path
+	}
+	f, err := os.OpenFile(open, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, largest+1))
 	if err == nil && len(text) > largest {
 		return nil, errTooLong
@@ -216,12 +230,13 @@ func (l *looker) account(name string) *Account {
 func (l *looker) accounts() {
 	inGroup := map[int]int{} // accounts by group
 	for line := range strings.Lines(string(l.read("/etc/passwd"))) {
-		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) != 7 || f[0] == "" {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 7)
+		if len(f) < 4 || f[0] == "" {
 			continue
 		}
-		uid, err1 := strconv.Atoi(f[2])
-		gid, err2 := strconv.Atoi(f[3])
+		f = append(f, "", "", "") // what the C library does without
+		uid, err1 := strconv.Atoi(strings.TrimSpace(f[2]))
+		gid, err2 := strconv.Atoi(strings.TrimSpace(f[3]))
 		if err1 != nil || err2 != nil {
 			continue
 		}
@@ -254,8 +269,11 @@ func (l *looker) server() {
 	if !slices.ContainsFunc([]string{"/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"}, l.exists) {
 		return
 	}
-	s := &Server{}
+	s := &Server{Service: "sshd"}
 	l.Server = s
+	if slices.ContainsFunc([]string{"/etc/init.d/ssh", "/lib/systemd/system/ssh.service", "/usr/lib/systemd/system/ssh.service"}, l.exists) {
+		s.Service = "ssh" // as Debian has it
+	}
 	// Before 9.3 -V is an option that sshd does not know; it names itself all the same.
 	out, err := l.Run("sshd", "-V")
 	f := openSSH.FindStringSubmatch(out)
@@ -269,12 +287,21 @@ func (l *looker) server() {
 		s.Major, _ = strconv.Atoi(f[1])
 		s.Minor, _ = strconv.Atoi(f[2])
 	}
+	l.configFiles()
 	for _, a := range l.Accounts {
-		if c, ok := l.config(a.Name, ""); ok {
+		if c, ok := l.config(a.Name, connection{}); ok {
 			l.Configs = append(l.Configs, c)
 		}
 	}
-	l.configFiles()
+	if len(l.Configs) > 0 {
+		for _, from := range l.matched() {
+			for _, a := range l.Accounts {
+				if c, ok := l.config(a.Name, from); ok {
+					l.Configs = append(l.Configs, c)
+				}
+			}
+		}
+	}
 	if len(l.Configs) > 0 {
 		for _, path := range l.Configs[0].Values["hostkey"] {
 			l.hostKey(path)
@@ -282,14 +309,31 @@ func (l *looker) server() {
 	}
 }
 
+// connection is one that sshd is asked about.
+type connection struct {
+	addr  string // comes from; "" for nobody's address
+	host  string // its name; "": addr
+	laddr string // comes to; "": loopback
+	lport string // "": 22
+}
+
+// String is where it comes from, "" where nothing says.
+func (c connection) String() string {
+	s := c.addr
+	for _, word := range []struct{ what, value string }{{" called ", c.host}, {" at ", c.laddr}, {" port ", c.lport}} {
+		if word.value != "" {
+			s += word.what + word.value
+		}
+	}
+	return strings.TrimSpace(s)
+}
+
 // config asks sshd -T for a connection. Its failure is said once: it is the same
 // for everybody.
-func (l *looker) config(user, from string) (Config, bool) {
-	c := Config{User: user, From: from, Values: map[string][]string{}}
-	if from == "" {
-		from = nobodys
-	}
-	out, err := l.Run("sshd", "-T", "-C", fmt.Sprintf("user=%s,host=%s,addr=%[2]s,laddr=127.0.0.1,lport=22", user, from))
+func (l *looker) config(user string, from connection) (Config, bool) {
+	c := Config{User: user, From: from.String(), Values: map[string][]string{}}
+	addr := cmp.Or(from.addr, nobodys)
+	out, err := l.Run("sshd", "-T", "-C", fmt.Sprintf("user=%s,host=%s,addr=%s,laddr=%s,lport=%s", user, cmp.Or(from.host, addr), addr, cmp.Or(from.laddr, "127.0.0.1"), cmp.Or(from.lport, "22")))
 	if err != nil {
 		l.unreadAt(Place{File: sshdConfig}, fmt.Errorf("its effective configuration is not known (%w)", err))
 		return c, false
@@ -337,6 +381,64 @@ func (l *looker) configFiles() {
 	}
 }
 
+// matched are connections that the Match lines of sshd's files tell from others:
+// what sshd does for them may be all that is wrong with it.
+func (l *looker) matched() (all []connection) {
+	const most = 16
+	for _, file := range l.Server.ConfigFiles {
+		for line := range strings.Lines(string(l.read(file.Path()))) {
+			f := strings.Fields(strings.NewReplacer("=", " ", `"`, " ").Replace(line))
+			if len(f) < 3 || !strings.EqualFold(f[0], "Match") {
+				continue
+			}
+			var c connection
+			var from []string
+			for n := 1; n+1 < len(f); n += 2 {
+				patterns := strings.Split(f[n+1], ",")
+				for i, p := range patterns {
+					p, _, _ = strings.Cut(strings.TrimPrefix(p, "!"), "/") // sshd takes no prefix with bits behind it
+					patterns[i] = strings.NewReplacer("*", "1", "?", "1").Replace(p)
+				}
+				switch strings.ToLower(f[n]) {
+				case "address":
+					from = patterns
+				case "host":
+					c.host = patterns[0]
+				case "localaddress":
+					c.laddr = whole(patterns[0])
+				case "localport":
+					c.lport = patterns[0]
+				}
+			}
+			for _, c.addr = range append(from, "")[:max(1, len(from))] {
+				if c.addr != "" {
+					c.addr = whole(c.addr)
+				}
+				switch {
+				case c == connection{} || slices.Contains(all, c):
+				case len(all) == most:
+					l.unreadAt(Place{File: file.Path()}, fmt.Errorf("more than %d kinds of connections are told apart by Match", most))
+					return all
+				default:
+					all = append(all, c)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// whole is an address that a pattern matches of which each * is a 1: that may have
+// stood for several numbers.
+func whole(pattern string) string {
+	for a := pattern; strings.Count(a, ".") < 4; a += ".1" {
+		if addr, err := netip.ParseAddr(a); err == nil {
+			return addr.String()
+		}
+	}
+	return nobodys
+}
+
 func (l *looker) hostKey(path string) {
 	c := l.chain(path)
 	if c == nil {
@@ -355,18 +457,23 @@ const defaultKeyFiles = ".ssh/authorized_keys .ssh/authorized_keys2"
 // keyFiles reads every file that lets a key in, for every account.
 func (l *looker) keyFiles() {
 	for _, a := range l.Accounts {
-		c, ok := l.configOf(a.Name)
-		if !ok {
-			c.Values = map[string][]string{"authorizedkeysfile": {defaultKeyFiles}}
+		known := false
+		for _, c := range l.Configs {
+			if c.User == a.Name {
+				known = true
+				l.keyFilesOf(a, c)
+			}
 		}
-		l.keyFilesOf(a, c)
+		if !known {
+			l.keyFilesOf(a, Config{Values: map[string][]string{"authorizedkeysfile": {defaultKeyFiles}}})
+		}
 	}
 	// A configuration may say otherwise where the key comes from.
 	const most = 16
 	for _, f := range slices.Clone(l.KeyFiles) {
 		for _, name := range f.Accounts {
 			for _, from := range sources(f.Lines, most) {
-				if c, ok := l.config(name, from); ok {
+				if c, ok := l.config(name, connection{addr: from}); ok {
 					l.Configs = append(l.Configs, c)
 					l.keyFilesOf(*l.account(name), c)
 				}
@@ -377,14 +484,6 @@ func (l *looker) keyFiles() {
 
 func (l *looker) keyFilesOf(a Account, c Config) {
 	l.add(&l.KeyFiles, a, strings.Fields(c.get("authorizedkeysfile")), func(text string, f *KeyFile) { f.Lines = keys.ParseLines(text) })
-}
-
-func (l *looker) configOf(user string) (Config, bool) {
-	i := slices.IndexFunc(l.Configs, func(c Config) bool { return c.User == user })
-	if i < 0 {
-		return Config{}, false
-	}
-	return l.Configs[i], true
 }
 
 // sources are the addresses that lines name, of a prefix its first.

@@ -12,6 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"kido/internal/keys"
 )
 
 // host is a machine in a folder. Its sshd answers from a table.
@@ -53,6 +56,7 @@ func TestLook(t *testing.T) {
 		"/etc/group":                          "alice:x:1000:\nkido:x:998:alice\n",
 		"/etc/shadow":                         "kido:!:1::::::\nalice:*:1::::::\n",
 		"/usr/sbin/sshd":                      "",
+		"/usr/lib/systemd/system/ssh.service": "",
 		"/etc/ssh/sshd_config":                "Include /etc/ssh/sshd_config.d/*.conf\nMatch User x\nInclude other\n",
 		"/etc/ssh/sshd_config.d/50-a.conf":    "UseDNS no\n",
 		"/etc/ssh/sshd_config.d/50-a.conf~":   "",
@@ -101,7 +105,7 @@ func TestLook(t *testing.T) {
 		{Name: "kido", UID: 998, GID: 998, Home: "/nonexistent", Shell: gateProgram, Locked: true},
 		{Name: "alice", UID: 1000, GID: 1000, Home: "/home/alice", Shell: "/bin/bash", OwnGroup: true},
 	})
-	check("sshd", []any{f.Server.Banner, f.Server.Major, f.Server.Minor, f.Server.Folder}, []any{"OpenSSH_9.2p1", 9, 2, "/etc/ssh/sshd_config.d"})
+	check("sshd", []any{f.Server.Banner, f.Server.Major, f.Server.Minor, f.Server.Folder, f.Server.Service}, []any{"OpenSSH_9.2p1", 9, 2, "/etc/ssh/sshd_config.d", "ssh"})
 	var config []string
 	for _, c := range f.Server.ConfigFiles {
 		config = append(config, c.Path())
@@ -368,6 +372,116 @@ echo sshd >/tmp/$$.log
 	}
 	if want := []LogWrite{{5, "/var/log/x.log"}, {7, "/tmp/a.log"}}; !reflect.DeepEqual(logs, want) {
 		t.Errorf("logs %+v", logs)
+	}
+}
+
+// A crontab is anybody's: none makes the audit take long, fill the memory, or say
+// more than can be read.
+func TestHostileScript(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"doubling":      "A=0123456789abcdef\n" + strings.Repeat("A=$A$A\n", 60) + "B=$A$A\necho >$B\n",
+		"one long line": strings.Repeat("A=1;", largest/4),
+		"all continued": strings.Repeat("\\\n", largest/2),
+	} {
+		begun := time.Now()
+		_, logs := scan(text)
+		if took := time.Since(begun); took > 10*time.Second || len(logs) > 1 {
+			t.Errorf("%s: %s, %d logs", name, took, len(logs))
+		}
+	}
+	if calls, _ := scan("a \\\n" + strings.Repeat("b \\\n", largest/3) + "c\nssh -i /k host\n"); len(calls) != 1 || calls[0].Identity != "/k" {
+		t.Errorf("behind a long command: %+v", calls)
+	}
+	var f Facts
+	f.Accounts = []Account{{Name: "root"}}
+	key := KeyFile{Chain: Chain{{Path: "/root/.ssh/authorized_keys", Mode: 0o600}}, Accounts: []string{"root"}}
+	for n := range 10 * maxFindings {
+		key.Lines = append(key.Lines, keys.Line{Number: n + 1, Ignored: "no key"})
+	}
+	f.KeyFiles = []KeyFile{key}
+	if all := Judge(f); len(all) != 20 || !strings.HasSuffix(all[19].Found, "; and so 99980 times more in this file") {
+		t.Errorf("%d findings, the last one %+v", len(all), all[len(all)-1])
+	}
+}
+
+// Keys that only some connections find are found, and so is what sshd does for those.
+func TestMatchedConnections(t *testing.T) {
+	t.Parallel()
+	key := func(name string) string { return edKey + " " + name + "\n" }
+	m := host(t, map[string]string{
+		"/usr/sbin/sshd": "", "/etc/passwd": "root:x:0:0:root:/root:/bin/bash\n",
+		"/etc/ssh/sshd_config":          "Include /etc/ssh/sshd_config.d/*.conf\nMatch User kido\nMatch Address !10.1.2.0/24,172.16.*\nmatch LocalPort=2222 user bob LocalAddress 192.0.2.*\n",
+		"/etc/ssh/sshd_config.d/a.conf": "Match Host \"*.example.org\"\nMatch Address 2001:db8::/32\n",
+		"/etc/ssh/by-address":           key("a"), "/etc/ssh/by-port": key("p"), "/root/.ssh/authorized_keys": "",
+	})
+	var asked []string
+	m.Run = func(argv ...string) (string, error) {
+		if argv[0] != "sshd" || argv[1] != "-T" {
+			return "", nil
+		}
+		asked = append(asked, argv[3])
+		switch c := argv[3] + ","; {
+		case strings.Contains(c, ",addr=172.16.1.1,"):
+			return "authorizedkeysfile /etc/ssh/by-address\npasswordauthentication yes\n", nil
+		case strings.Contains(c, ",lport=2222,"):
+			return "authorizedkeysfile /etc/ssh/by-port\n", nil
+		}
+		return "authorizedkeysfile .ssh/authorized_keys\n", nil
+	}
+	f := m.Look()
+	want := []string{
+		"user=root,host=192.0.2.254,addr=192.0.2.254,laddr=127.0.0.1,lport=22",
+		"user=root,host=10.1.2.0,addr=10.1.2.0,laddr=127.0.0.1,lport=22",
+		"user=root,host=172.16.1.1,addr=172.16.1.1,laddr=127.0.0.1,lport=22",
+		"user=root,host=192.0.2.254,addr=192.0.2.254,laddr=192.0.2.1,lport=2222",
+		"user=root,host=1.example.org,addr=192.0.2.254,laddr=127.0.0.1,lport=22",
+		"user=root,host=2001:db8::,addr=2001:db8::,laddr=127.0.0.1,lport=22",
+	}
+	if !slices.Equal(asked, want) {
+		t.Errorf("asked:\n%s\nwant:\n%s", strings.Join(asked, "\n"), strings.Join(want, "\n"))
+	}
+	var files []string
+	for _, k := range f.KeyFiles {
+		files = append(files, k.Chain.Path())
+	}
+	if !slices.Contains(files, "/etc/ssh/by-address") || !slices.Contains(files, "/etc/ssh/by-port") {
+		t.Errorf("files of keys: %q", files)
+	}
+	if !slices.ContainsFunc(Judge(f), func(x Finding) bool {
+		return x.Rule == "sshd-not-public-key-only" || x.Rule == "key-not-locked" && x.Place.File == "/etc/ssh/by-port"
+	}) {
+		t.Error("nothing is found of them")
+	}
+}
+
+// A command that runs whatever is asked for locks nothing.
+func TestRunsAnything(t *testing.T) {
+	t.Parallel()
+	for command, want := range map[string]bool{
+		"$SSH_ORIGINAL_COMMAND": true, `sh -c "$SSH_ORIGINAL_COMMAND"`: true, "eval ${SSH_ORIGINAL_COMMAND}": true,
+		`exec /bin/bash -lc "$SSH_ORIGINAL_COMMAND"`: true, "sudo $SSH_ORIGINAL_COMMAND": true,
+		"/bin/bash": true, "exec bash -l": true, "sh": true, "zsh --login": true,
+		"": false, "/etc/init.d/httpd restart": false, "/usr/local/sbin/kido-gate": false, "internal-sftp": false, "sh /root/backup": false,
+		"/usr/bin/rrsync -ro /srv": false, `/usr/local/bin/check "$SSH_ORIGINAL_COMMAND"`: false, `sh -c 'echo no'`: false,
+		`case "$SSH_ORIGINAL_COMMAND" in a) /bin/a;; esac`: false,
+	} {
+		if got := runsAnything(command); got != want {
+			t.Errorf("%q: %v, want %v", command, got, want)
+		}
+	}
+}
+
+// The C library takes less than a whole line of /etc/passwd, and what it takes
+// logs in.
+func TestShortAccounts(t *testing.T) {
+	t.Parallel()
+	m := host(t, map[string]string{"/etc/passwd": "root:x:0:0:root:/root:/bin/bash\nshort:x: 0:0::/short\nshorter:x:0:0\nnone:x:0\n"})
+	l := &looker{Machine: m}
+	l.accounts()
+	want := []Account{{Name: "root", Home: "/root", Shell: "/bin/bash"}, {Name: "short", Home: "/short"}, {Name: "shorter"}}
+	if !slices.Equal(l.Accounts, want) {
+		t.Errorf("%+v", l.Accounts)
 	}
 }
 

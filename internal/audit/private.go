@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"encoding/pem"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,7 +42,13 @@ func (l *looker) privateKeys() {
 		}
 	}
 	for _, a := range l.Accounts {
-		for _, path := range l.list(filepath.Join(a.Home, ".ssh")) {
+		const most = 200 // in a folder of somebody's
+		folder := filepath.Join(a.Home, ".ssh")
+		for n, path := range l.list(folder) {
+			if n == most {
+				l.unread(folder, fmt.Errorf("more than %d files", most))
+				break
+			}
 			look(path, a.Name)
 		}
 	}

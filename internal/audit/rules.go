@@ -120,7 +120,7 @@ var Rules = []Rule{
 	{"gate-policy", Error, "the gate takes its policy", "The gate refuses everybody while its policy is not good.", "kido"},
 
 	// The audit itself.
-	{"not-looked-at", Warning, "all was looked at", "What could not be read may hide anything: run it as root.", "kido"},
+	{"not-looked-at", Error, "all was looked at", "What could not be read may hide anything: run it as root.", "kido"},
 }
 
 func ruleOf(id string) Rule {

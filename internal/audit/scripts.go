@@ -75,30 +75,49 @@ var (
 	redirect   = regexp.MustCompile(`(?:^|[^<>=-])(?:[12&])?>>?\|?\s*("[^"]+"|'[^']+'|[^\s;&|<>()]+)`)
 )
 
+// A crontab is anybody's, and must neither hold the audit nor fill its memory. No
+// script that is written by hand has more.
+const (
+	longestCommand  = 8 << 10 // bytes of a line, with those that continue it
+	mostAssignments = 64      // in a line
+	mostExpansion   = 1 << 20 // bytes that variables add to a script
+)
+
 // scan finds in a shell script the calls of ssh, and the files with a fixed name
 // that it writes to. Variables that are set to a plain word are followed.
 func scan(text string) (calls []Call, logs []LogWrite) {
 	vars := map[string]string{}
+	added := 0
 	expand := func(s string) string {
 		return variable.ReplaceAllStringFunc(s, func(ref string) string {
-			if value, ok := vars[strings.Trim(ref, "${}")]; ok {
-				return value
+			value, ok := vars[strings.Trim(ref, "${}")]
+			if !ok || added+len(value) > mostExpansion {
+				return ref
 			}
-			return ref
+			added += len(value)
+			return value
 		})
 	}
 	unquote := func(s string) string { return strings.Trim(s, `"'`) }
 	lines := strings.Split(text, "\n")
 	for n := 0; n < len(lines); n++ {
 		at, line := n+1, strings.TrimSpace(lines[n])
-		for strings.HasSuffix(line, `\`) && n+1 < len(lines) {
+		for more := strings.HasSuffix(line, `\`); more && n+1 < len(lines); {
 			n++
-			line = strings.TrimSuffix(line, `\`) + " " + strings.TrimSpace(lines[n])
+			next := strings.TrimSpace(lines[n])
+			more = strings.HasSuffix(next, `\`)
+			if len(line)+len(next) < longestCommand {
+				line = strings.TrimSuffix(line, `\`) + " " + next
+			}
 		}
-		if strings.HasPrefix(line, "#") {
+		if line = line[:min(len(line), longestCommand)]; strings.HasPrefix(line, "#") {
 			continue
 		}
-		for f := assignment.FindStringSubmatch(line); f != nil; f = assignment.FindStringSubmatch(line) {
+		for range mostAssignments {
+			f := assignment.FindStringSubmatch(line)
+			if f == nil {
+				break
+			}
 			vars[f[1]] = expand(unquote(f[2]))
 			line = f[3] // what stands behind it
 		}

@@ -230,9 +230,11 @@ func (a *app) exit(err error) int {
 	case isTarget:
 		status, hint = exitUsage, target.Hint
 	}
-	fmt.Fprintln(a.stderr, "kido:", err)
+	// Whoever is at the other end may have a word in it.
+	say := &printable{to: a.stderr}
+	fmt.Fprintln(say, "kido:", err)
 	if hint != "" {
-		fmt.Fprintln(a.stderr, "hint:", hint)
+		fmt.Fprintln(say, "hint:", hint)
 	}
 	return status
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"debug/elf"
 	"encoding/json"
@@ -125,6 +126,10 @@ func gatedHosts(s *site.Site, names []string) ([]*site.Host, error) {
 	return hosts, nil
 }
 
+// hostTime is how long one host may take, of which most is left to a person who
+// types a password: one that is up and says nothing must not hold up the others.
+const hostTime = 15 * time.Minute
+
 // enrolment is one call of kido enroll.
 type enrolment struct {
 	ssh, to  string
@@ -140,9 +145,10 @@ type enrolment struct {
 	// said, where set, is told of what was done at a host instead of the user.
 	said func(*site.Host, install.Result)
 
-	ring       string // folder of the public keys
-	kido, gate string // the programs for the hosts
-	control    string // folder of ssh's shared connections
+	ring       string        // folder of the public keys
+	kido, gate string        // the programs for the hosts
+	control    string        // folder of ssh's shared connections
+	limit      time.Duration // for one host; 0: hostTime
 }
 
 // enrollAll installs at every host; a host that fails holds up no other.
@@ -292,10 +298,48 @@ func checkProgram(path string) error {
 	return nil
 }
 
-// enrollOne installs at one host, and returns what was done there and whether it
+// enrollOne installs at one host what the folder of keys has in the end: where
+// somebody revokes a key meanwhile he may have been at the host in between, and
+// what was taken from the folder before would let the key in again.
+func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enrolment, round int) (r install.Result, here bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(e.limit, hostTime))
+	defer cancel()
+	for range 3 {
+		before, err := ringText(e.ring)
+		if err != nil {
+			return r, false, err
+		}
+		if r, here, err = a.installAt(ctx, s, h, e, round); err != nil || e.remove || e.dry {
+			return r, here, err
+		}
+		if after, err := ringText(e.ring); err != nil || after == before {
+			return r, here, err
+		}
+	}
+	return r, here, errors.New("somebody else changes the public keys again and again, and the last of that may not be there")
+}
+
+// ringText is all that is in the files of a folder of public keys.
+func ringText(ring string) (string, error) {
+	files, err := ringFiles(ring)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, file := range append(files, filepath.Join(ring, revokedFile)) {
+		lines, err := keyLines(file)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, "%q %q\n", file, lines)
+	}
+	return b.String(), nil
+}
+
+// installAt installs at one host, and returns what was done there and whether it
 // is this machine. What a host says may be a lie: it is shown, and what of it is
 // used was checked.
-func (a *app) enrollOne(ctx context.Context, s *site.Site, h *site.Host, e *enrolment, round int) (r install.Result, here bool, err error) {
+func (a *app) installAt(ctx context.Context, s *site.Site, h *site.Host, e *enrolment, round int) (r install.Result, here bool, err error) {
 	target := e.target(h)
 	dir, here, err := e.upload(ctx, a, s, target, round == 0)
 	if err != nil {
@@ -472,6 +516,9 @@ func checkAnnounceKey(h *site.Host, all *install.Keyring, public string, here bo
 		if !here && slices.ContainsFunc(p.Keys, has) {
 			return fmt.Errorf("it is that of %s", p.Name)
 		}
+	}
+	if slices.ContainsFunc(all.Authorities, has) { // with the host's key it would be revoked
+		return errors.New("it is that of an authority, which signs certificates")
 	}
 	return nil
 }

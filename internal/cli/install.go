@@ -347,6 +347,6 @@ func (a *app) warnText(warnings []string) {
 		return
 	}
 	for _, w := range warnings {
-		fmt.Fprintln(a.stderr, "kido: warning:", w)
+		fmt.Fprintln(&printable{to: a.stderr}, "kido: warning:", w)
 	}
 }

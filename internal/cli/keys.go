@@ -108,6 +108,8 @@ at the host.`,
 			identity := s.Identity
 			if c.Flags().Changed("plain") {
 				identity = plainKey(s, args[0])
+			} else if _, err := gatedHosts(s, args); err != nil {
+				return err // there is no gate to lock it to
 			}
 			public, err := publicKey(identity)
 			if err != nil {

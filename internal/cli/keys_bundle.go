@@ -234,6 +234,7 @@ func sameKey(one, other string) bool { return blob(one) == blob(other) }
 
 func (a *app) keysImport() *cobra.Command {
 	var check, person string
+	var from []string
 	var replace bool
 	c := &cobra.Command{
 		Use:   "import [FILE|-]",
@@ -246,8 +247,9 @@ to the addresses that it comes from, and the host key to the pinned ones.
 It is refused when a character was altered, when it is of another site, when the
 site file here gives that host other rights or another address than the one
 there, and when a key is revoked or somebody else's. A key that is there already
-gives way to another one with --replace only, and one of a person, who may do
-everything, is taken with --person NAME only.
+gives way to another one with --replace only; one of a person, who may do
+everything, is taken with --person NAME only; and one of a host that comes from
+other places than its address there only with --from, which names them.
 
 Who alters the whole can make a check code that fits. So have the check code
 read out to you by somebody at the other end (kido keys export --check there),
@@ -270,11 +272,15 @@ and give it with --check.`,
 			if b.Person != person {
 				return notThatPerson(b, person)
 			}
+			if err := comesFromThere(s, b, from); err != nil {
+				return err
+			}
 			return a.importBundle(s, b, check, replace)
 		},
 	}
 	c.Flags().StringVar(&check, "check", "", "the `code` that kido keys export --check prints at the other end")
 	c.Flags().StringVar(&person, "person", "", "take the key of the person of this `name`, who may do everything")
+	c.Flags().StringSliceVar(&from, "from", nil, "take a host's key that comes from this `address` (default: the host's in the site file)")
 	c.Flags().BoolVar(&replace, "replace", false, "put these keys in the place of others that are there")
 	return c
 }
@@ -289,6 +295,24 @@ func notThatPerson(b *keys.Bundle, person string) error {
 		return usageError("nothing was taken; if that is meant: --person "+b.Person, "this is the key of a person, %s, who may then do everything at every host", b.Person)
 	}
 	return usageError("nothing was taken; ask who printed it", "this is the key of the person %s, and not of %q", b.Person, person)
+}
+
+// comesFromThere fails for a host's key that is to be used from elsewhere than the
+// site file says, unasked: who took over one host could print a bundle of another,
+// with a key and an address of his own.
+func comesFromThere(s *site.Site, b *keys.Bundle, from []string) error {
+	h := s.Host(b.Host)
+	if b.Person != "" || b.Public == "" || h == nil {
+		return nil
+	}
+	if len(from) == 0 {
+		from = []string{b.Address} // which must be the site file's, too
+	}
+	if slices.Equal(slices.Sorted(slices.Values(from)), slices.Sorted(slices.Values(b.From))) {
+		return nil
+	}
+	return usageError("nothing was taken; ask at "+h.Name+", and if that is meant: --from "+strings.Join(b.From, ","),
+		"the key of %s is said to come from %s, not from %s", h.Name, strings.Join(b.From, ", "), strings.Join(from, ", "))
 }
 
 func (a *app) readBundle(args []string) (string, error) {

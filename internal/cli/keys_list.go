@@ -92,10 +92,15 @@ func (a *app) writeKeys(all []listedKey, problems []error) error {
 		return a.writeJSON(map[string][]listedKey{"keys": append([]listedKey{}, all...)})
 	}
 	who := func(k listedKey) string { return oneLine(strings.TrimSpace(string(k.Kind) + " " + k.Name)) }
-	const widest = 16 // of the first column; with a fingerprint that leaves room for a state in 80
 	first, second := len("WHOSE"), len("STATE")
 	for _, k := range all {
-		first, second = max(first, min(len(who(k)), widest)), max(second, len(k.State))
+		second = max(second, len(k.State))
+	}
+	widest := helpWidth - len("  SHA256:") - 43 - len("  ") - second // what the rest leaves of a line
+	for _, k := range all {
+		if n := len(who(k)); n <= widest {
+			first = max(first, n)
+		}
 	}
 	row := func(cells ...string) error {
 		_, err := fmt.Fprintf(a.stdout, "%-*s  %-*s  %s\n", first, cells[0], second, cells[1], cells[2])

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -359,6 +360,11 @@ func revokeKeys(ring, how, name string, publics ...string) error {
 	if err := os.MkdirAll(ring, 0o755); err != nil {
 		return err
 	}
+	unlock, err := lockFolder(ring)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	revoked, err := loadRevoked(ring)
 	if err != nil {
 		return err
@@ -390,6 +396,26 @@ func revokeKeys(ring, how, name string, publics ...string) error {
 	}
 	failpoint.Hit("cli.taken-out")
 	return nil
+}
+
+// lockFolder waits until nobody else works at a folder: of two who read a file,
+// add to it and write it one would undo what the other did. It is held for no
+// longer than that takes.
+func lockFolder(path string) (unlock func(), err error) {
+	d, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		d.Close()
+		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+	}
+	return func() { d.Close() }, nil
 }
 
 func syncFolder(path string) error {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"kido/internal/keys"
@@ -85,5 +86,37 @@ func TestRevokeKeys(t *testing.T) {
 	check("again")
 	if _, _, err := findKeys(ring, "main"); err == nil {
 		t.Error("a host of the name of an authority is found")
+	}
+}
+
+// TestRevokeAtOnce: of several who revoke at the same time none undoes what another
+// did.
+func TestRevokeAtOnce(t *testing.T) {
+	t.Parallel()
+	ring := t.TempDir()
+	var all sync.WaitGroup
+	var public [12]string
+	for n := range public {
+		var err error
+		if public[n], err = keys.New(filepath.Join(t.TempDir(), "key"), "a key"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range public {
+		all.Go(func() {
+			if err := revokeKeys(ring, "revoked", "db1", public[n]); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	revoked, err := loadRevoked(ring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range public {
+		if !revoked.has(public[n]) {
+			t.Errorf("key %d is not among the revoked ones", n)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -554,8 +555,10 @@ var stepFile = regexp.MustCompile(`^/[A-Za-z0-9._/-]+\n$`)
 // answers may be a lie: the keys are checked before they are kept, and of what it
 // tried nothing can be known but what it says.
 func (a *app) stepAt(ctx context.Context, h *site.Host, step string, e *enrolment) (r stepResult, err error) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(e.limit, hostTime))
+	defer cancel()
 	target := e.target(h)
-	// As in enrollOne: sudo may ask for a password, so the result is a file.
+	// As in installAt: sudo may ask for a password, so the result is a file.
 	out, err := e.run(ctx, nil, e.stderr(a), target, "umask 077 && mktemp")
 	if err != nil {
 		return r, err

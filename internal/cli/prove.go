@@ -178,6 +178,9 @@ func others(all []*proof, key string) (names []string) {
 	return names
 }
 
+// provenRow is a line of it: what came of it, what was tried, how.
+const provenRow = "%-12s %-24s %s"
+
 // proven says what came of one attempt.
 func (a *app) proven(r prove.Result) {
 	mark, to := string(r.Outcome), a.text()
@@ -189,9 +192,14 @@ func (a *app) proven(r prove.Result) {
 	case prove.LeftOut:
 		mark = "left out"
 	}
-	fmt.Fprintf(to, "%-12s %-24s %s\n", mark, r.Name, r.How)
+	how := wrapped(r.How, helpWidth-len(fmt.Sprintf(provenRow, "", "", "")))
 	if r.Outcome == prove.NotRefused {
-		fmt.Fprintf(to, "%-12s %-24s tried was: %s\n", "", "", r.What)
+		how = append(how, "tried was: "+r.What)
+	}
+	name := r.Name
+	for _, line := range how {
+		fmt.Fprintf(to, provenRow+"\n", mark, name, line)
+		mark, name = "", ""
 	}
 }
 

@@ -225,7 +225,7 @@ func impossible(p *plan.Plan, targets []site.Instance) error {
 // warn tells of what is wrong but stops nothing.
 func (a *app) warn(errs []error) {
 	for _, err := range errs {
-		fmt.Fprintln(a.stderr, "kido: warning:", err)
+		fmt.Fprintln(&printable{to: a.stderr}, "kido: warning:", err)
 	}
 }
 

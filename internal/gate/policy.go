@@ -52,7 +52,7 @@ type PolicyService struct {
 	PIDFile string       // absolute; sysv and openrc default to /run/UNIT.pid; "" for systemd
 	Ready   []probe.Spec // all must answer; none: up is ready
 	Wait    *Wait        // how its own start is held; nil: it is not
-	Budget  *Budget      // of those who may make it fresh and not restart it; nil: what they say
+	Budget  *Budget      // of those who may make it fresh and not restart it; nil: none
 }
 
 // Budget is how often a service may be made fresh by whoever may do no more than
@@ -155,6 +155,7 @@ func (p *Policy) bounded(who Caller, q wire.Request) wire.Request {
 	if q.Verb != wire.VerbEnsure || p.Authorise(who, wire.VerbRestart, q.Service) == nil {
 		return q
 	}
+	q.Budget, q.Within = 0, 0
 	if b := p.Service(q.Service).Budget; b != nil {
 		q.Budget, q.Within = b.Reactions, b.Within
 	}

@@ -250,23 +250,25 @@ func TestRevoked(t *testing.T) {
 // whom it may reach, nor for how long the others are to wait after that.
 func TestBounded(t *testing.T) {
 	t.Parallel()
-	p := parsed(t, samplePolicy+"grant here web ensure restart\n")
+	p := parsed(t, samplePolicy+"grant here web ensure restart\ngrant db1 rc ensure\n")
 	for _, c := range []struct {
 		who       string
 		verb      wire.Verb
+		service   string
 		reactions uint64
 		within    time.Duration
 		want      Budget
 	}{
-		{keyA, wire.VerbEnsure, 0, 0, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbEnsure, 11, 10 * time.Minute, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbEnsure, 5, time.Minute, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbEnsure, 5, time.Hour, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbEnsure, 1, 10 * 365 * 24 * time.Hour, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbStatus, 0, 0, Budget{}},
-		{IdentityLocal, wire.VerbEnsure, 0, 0, Budget{}},
+		{keyA, wire.VerbEnsure, "web", 0, 0, Budget{10, 10 * time.Minute}},
+		{keyA, wire.VerbEnsure, "web", 11, 10 * time.Minute, Budget{10, 10 * time.Minute}},
+		{keyA, wire.VerbEnsure, "web", 5, time.Minute, Budget{10, 10 * time.Minute}},
+		{keyA, wire.VerbEnsure, "web", 5, time.Hour, Budget{10, 10 * time.Minute}},
+		{keyA, wire.VerbEnsure, "web", 1, 10 * 365 * 24 * time.Hour, Budget{10, 10 * time.Minute}},
+		{keyA, wire.VerbStatus, "web", 0, 0, Budget{}},
+		{keyA, wire.VerbEnsure, "rc", 1, time.Hour, Budget{}},
+		{IdentityLocal, wire.VerbEnsure, "web", 0, 0, Budget{}},
 	} {
-		got := p.bounded(Caller{Identity: c.who}, wire.Request{Verb: c.verb, Service: "web", Budget: c.reactions, Within: c.within})
+		got := p.bounded(Caller{Identity: c.who}, wire.Request{Verb: c.verb, Service: c.service, Budget: c.reactions, Within: c.within})
 		if (Budget{got.Budget, got.Within}) != c.want {
 			t.Errorf("%+v: %d in %s", c, got.Budget, got.Within)
 		}

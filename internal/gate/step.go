@@ -486,7 +486,7 @@ const maxHold = 24 * time.Hour
 // oldest of those in the budget is out of it.
 func (m Machine) onHold() (Machine, Effect) {
 	recent := m.rec.recent(m.now, m.q.Within)
-	left := recent[uint64(len(recent))-m.q.Budget] - m.now.At + m.q.Within // the first two are at most 0 together
+	left := recent[uint64(len(recent))-m.q.Budget] - m.now.At + m.q.Within
 	until := Moment{m.now.Boot, m.now.At + min(left, maxHold)}
 	word := fmt.Sprintf("its budget of reactions, %d in %s, is spent: it is left alone for now", m.q.Budget, m.q.Within)
 	if m.rec.Hold == until {

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -598,6 +599,24 @@ func TestBudget(t *testing.T) {
 	w.now = 5 * time.Minute
 	if r := react(false); r.Code != wire.CodeDone {
 		t.Errorf("when all is calm: %s (%s)", r.Code, r.Word)
+	}
+}
+
+// However long a budget is, its hold is one that can be read, and that ends.
+func TestLongBudget(t *testing.T) {
+	for _, within := range []time.Duration{10 * 365 * 24 * time.Hour, math.MaxInt64 / time.Millisecond * time.Millisecond} {
+		w := upSince(vector("0"))
+		w.now = time.Minute
+		for n, want := range []wire.Code{wire.CodeDone, wire.CodeOnHold} {
+			q := ensure(w.record(t).Basis, vector(fmt.Sprint(n+1)))
+			q.Budget, q.Within = 1, within
+			if r, _ := w.request(q, -1); r.Code != want {
+				t.Errorf("1 in %s, reaction %d: %s (%s)", within, n, r.Code, r.Word)
+			}
+		}
+		if s := w.status(t); s.OnHold != 24*time.Hour {
+			t.Errorf("1 in %s: on hold for %s, want a day", within, s.OnHold)
+		}
 	}
 }
 

@@ -58,6 +58,10 @@ func fingerprints(all []Key) (ids []string) {
 	return ids
 }
 
+// maxPerson is how long a person's name may be, in bytes: a host's name is no longer,
+// and every gate takes it.
+const maxPerson = 63
+
 // LoadKeyring reads the *.pub files of a folder: HOST.pub of the site's hosts,
 // people/NAME.pub, authorities/NAME.pub, and the file revoked. Each holds one key
 // a line, as its .pub file has it, with from="ADDRESS,…" in front: of a host's key
@@ -102,8 +106,8 @@ func LoadKeyring(dir string, s *site.Site) (*Keyring, error) {
 	}
 	for _, name := range names {
 		file := filepath.Join(peopleFolder, name+".pub")
-		if name == principalHere || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" || strings.IndexAny(name, "._-") == 0 {
-			return nil, fmt.Errorf("%q: a person's key is named after its owner, in letters, digits and . _ -, and not %s: rename it", filepath.Join(dir, file), principalHere)
+		if len(name) > maxPerson || name == principalHere || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" || strings.IndexAny(name, "._-") == 0 {
+			return nil, fmt.Errorf("%q: a person's key is named after its owner, in at most %d letters, digits and . _ -, and not %s: rename it", filepath.Join(dir, file), maxPerson, principalHere)
 		}
 		found, err := r.load(dir, file, func(k Key) error {
 			if len(k.From) == 0 {

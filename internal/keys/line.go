@@ -60,6 +60,7 @@ func ParseLines(text string) (lines []Line) {
 	n, private := 0, false
 	for line := range strings.Lines(text) {
 		n++
+		line, _, _ = strings.Cut(line, "\x00") // to sshd it ends there
 		line = strings.TrimLeft(strings.TrimRight(line, "\r\n"), " \t")
 		if line == "" || line[0] == '#' {
 			continue
@@ -121,7 +122,8 @@ func parseLine(text string) Line {
 func parseBlob(text string) (key Blob, comment string, err error) {
 	kind, rest := cutBlank(text)
 	encoded, comment := cutBlank(rest)
-	blob, err := base64.StdEncoding.DecodeString(encoded)
+	// Of the blanks only two end it, and sshd passes over the others that are in it.
+	blob, err := base64.StdEncoding.DecodeString(strings.NewReplacer("\v", "", "\f", "", "\r", "").Replace(encoded))
 	if err != nil || encoded == "" {
 		return Blob{}, "", fmt.Errorf("no public key: %s is not followed by base64", shown(kind))
 	}

@@ -44,6 +44,10 @@ func TestParseLines(t *testing.T) {
 		}), ""},
 		{"authority", `cert-authority,principals="a,b" ` + someKey, with(unrestricted(), func(o *Options) { o.Authority, o.Principals = true, "a,b" }), ""},
 		{"expiry", `expiry-time="20301231Z" ` + someKey, with(unrestricted(), func(o *Options) { o.Expiry = "20301231Z" }), ""},
+		// What hides a key from who looks, and not from sshd.
+		{"a NUL", someKey + "\x00 a comment", unrestricted(), ""},
+		{"blanks of other kinds", someKey[:40] + "\v\f\r" + someKey[40:] + "\v", unrestricted(), ""},
+		{"options before a NUL", "restrict\x00 " + someKey, Options{}, "no public key"},
 		{"stray commas", `,no-pty,, ` + someKey, with(unrestricted(), func(o *Options) { o.PTY = false }), ""},
 		{"the memo's other spelling", `no-pty-forwarding ` + someKey, Options{}, "unknown option at \"-forwarding\""},
 		{"unknown", `restrict,shell ` + someKey, Options{}, "unknown option"},

@@ -281,7 +281,10 @@ func (t *thief) use(ctx context.Context) (*Result, error) {
 	t.gated = isGate
 	switch {
 	case !isGate:
-		return &Result{Attempt{Group: "command", Name: "request", What: "a request of kido's own: only a gate may answer"}, NotRefused, "no gate answers: " + a.said()}, nil
+		return &Result{
+			Attempt: Attempt{Group: "command", Name: "request", What: "a request of kido's own: only a gate may answer"},
+			Outcome: NotRefused, How: "no gate answers: " + a.said(),
+		}, nil
 	case good && r.Code == wire.CodeRefused:
 		return nil, fmt.Errorf("the gate does not grant what the site does: %s: kido install brings the policy there", words(r.Word, maxWords))
 	case r.Code == wire.CodeInvalid || r.Code == wire.CodeError:

@@ -66,6 +66,8 @@ type Result struct {
 	Attempt
 	Outcome Outcome
 	How     string // in the words of who refused; printable ASCII on one line
+
+	silent bool // time was up before anything was heard
 }
 
 type verdict struct {
@@ -121,23 +123,35 @@ func Run(ctx context.Context, c Config, report func(Result)) error {
 			}()
 		}
 	}
+	silent := 0 // attempts in a row
 	for _, a := range attempts {
 		var r Result
 		if done := beside[a.Name]; done != nil {
 			r = <-done
 		} else {
 			r = t.attempt(ctx, a)
+			silent++
+			if !r.silent {
+				silent = 0
+			}
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		report(r)
+		if silent == mostSilent {
+			return fmt.Errorf("it did not answer %d attempts in a row: the rest was not tried", silent)
+		}
 	}
 	if _, err := t.use(ctx); err != nil {
 		return fmt.Errorf("after all this the key does not work any more: %w: sshd may keep this address out for a while (PerSourcePenalties; PerSourcePenaltyExemptList exempts it)", err)
 	}
 	return nil
 }
+
+// mostSilent is how many attempts in a row a host may leave unanswered: one that
+// holds each for as long as it can would hold the whole for half an hour.
+const mostSilent = 3
 
 func (t *thief) attempt(ctx context.Context, a Attempt) Result {
 	most := t.Time
@@ -147,7 +161,7 @@ func (t *thief) attempt(ctx context.Context, a Attempt) Result {
 	ctx, cancel := context.WithTimeoutCause(ctx, most, errNoAnswer)
 	defer cancel()
 	v := a.try(ctx, t)
-	return Result{a, v.outcome, v.how}
+	return Result{Attempt: a, Outcome: v.outcome, How: v.how, silent: v.outcome == NotTried && errors.Is(context.Cause(ctx), errNoAnswer)}
 }
 
 var errNoAnswer = errors.New("no answer in time")

@@ -5,11 +5,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -384,6 +387,48 @@ func TestHostileWords(t *testing.T) {
 	all := p.run(t)
 	if r := all["shell"]; r.Outcome != NotRefused || !strings.Contains(r.How, `\x1b]0;refused`) {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestTarpit: a host that takes connections and says nothing is given up, and not
+// waited for once for each attempt.
+func TestTarpit(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, "ExposeAuthInfo yes")
+	p.lock(t, p.policy)
+	sshd := net.JoinHostPort(p.Target.Address, strconv.Itoa(p.Target.Port))
+	front, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var accepting sync.WaitGroup
+	defer accepting.Wait()
+	defer front.Close()
+	accepting.Go(func() { // the first connection is let through, for the key works
+		for n := 0; ; n++ {
+			in, err := front.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { in.Close() })
+			if n > 0 {
+				continue
+			}
+			out, err := net.Dial("tcp", sshd)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			go func() { _, _ = io.Copy(out, in); out.Close() }()
+			go func() { _, _ = io.Copy(in, out); in.Close() }()
+		}
+	})
+	p.Target.Port = front.Addr().(*net.TCPAddr).Port
+	p.Time, p.Patience = 3*time.Second, time.Millisecond
+	tried := 0
+	err = Run(t.Context(), p.Config, func(Result) { tried++ })
+	if err == nil || !strings.Contains(err.Error(), "it did not answer 3 attempts in a row") || tried > 10 {
+		t.Errorf("after %d attempts: %v", tried, err)
 	}
 }
 
