@@ -156,9 +156,10 @@ func TestEnroll(t *testing.T) {
 		if name == "web3" { // in one go
 			l.Run(host, "kido", "install", "--remove", "--purge")
 		} else {
-			o.must(0, append(o.enrollArgs("root@%a"), "--remove", name)...)
-			l.Put(host, "/root/kido", 0o755, Program(t, "kido/cmd/kido"))
-			l.Run(host, "/root/kido", "install", "--remove", "--purge")
+			if said := o.must(0, append(o.enrollArgs("root@%a"), "--remove", name)...); !strings.Contains(said, "the key of this host stay: --remove --purge takes them, too") {
+				t.Errorf("nothing is said of what is left at %s:\n%s", name, said)
+			}
+			o.must(0, append(o.enrollArgs("root@%a"), "--remove", "--purge", name)...)
 		}
 		if now := disk(l, host); now != before[host] {
 			t.Errorf("%s is not as it was:\n%s", name, difference(before[host], now))

@@ -54,6 +54,9 @@ not seen it start. --later leaves that to the next start.
 host, as kido install --dry-run does there, and ends with status 0 whether or
 not there is a difference. Keys that hosts have yet to make are not in it.
 
+--remove takes back what was installed, as far as nobody has changed it since;
+the gate's user, its records and the host's key stay, but with --purge.
+
 --print connects to nothing: it prints what to carry to HOST by hand instead.`,
 		Example: "  kido enroll --dry-run\n  kido enroll\n  kido enroll web1 web2\n  kido enroll web1 --to 'admin@%h' --ssh 'ssh -J bastion'\n  kido enroll web1 --print",
 		RunE: func(c *cobra.Command, args []string) error {
@@ -66,6 +69,8 @@ not there is a difference. Keys that hosts have yet to make are not in it.
 				return err
 			}
 			switch {
+			case e.purge && !e.remove:
+				return usageError("say: kido enroll --remove --purge", "--purge goes with --remove")
 			case show && e.dry:
 				return usageError("--print is for carrying by hand, --dry-run asks the hosts", "--print and --dry-run are two questions")
 			case show:
@@ -79,6 +84,7 @@ not there is a difference. Keys that hosts have yet to make are not in it.
 	e.fromFlag(c)
 	c.Flags().BoolVar(&e.later, "later", false, "announce nothing now: the hooks begin with the next start")
 	c.Flags().BoolVar(&e.remove, "remove", false, "take back what was installed there")
+	c.Flags().BoolVar(&e.purge, "purge", false, "with --remove: the gate's user, state, key and journals too")
 	c.Flags().BoolVarP(&e.dry, "dry-run", "n", false, "change nothing: show what would change at each host")
 	c.Flags().BoolVar(&show, "print", false, "print the files and lines to carry by hand")
 	return c
@@ -136,6 +142,7 @@ type enrolment struct {
 	programs string
 	from     []string
 	remove   bool
+	purge    bool // with remove
 	later    bool
 	dry      bool
 
@@ -361,6 +368,8 @@ func (a *app) installAt(ctx context.Context, s *site.Site, h *site.Host, e *enro
 	}()
 	flags := ""
 	switch {
+	case e.purge:
+		flags = " --remove --purge"
 	case e.remove:
 		flags = " --remove"
 	case e.later:

@@ -53,7 +53,11 @@ func (g *Gate) Serve(ctx context.Context, who Caller, q wire.Request) wire.Reply
 			Instance: q.Service, State: wire.StateBlind, Settled: true, Ready: ready, Word: word,
 		}}
 	}
-	s, q := g.policy.Service(q.Service), g.policy.bounded(who, q)
+	s := g.policy.Service(q.Service)
+	q, err := g.policy.bounded(who, q)
+	if err != nil {
+		return wire.Reply{Code: wire.CodeRefused, Word: err.Error()}
+	}
 	if q.Verb == wire.VerbTake || q.Verb == wire.VerbGive || q.Verb == wire.VerbRelease && q.Member != "" {
 		return g.keep(ctx, s, q)
 	}

@@ -53,6 +53,15 @@ type PolicyService struct {
 	Ready   []probe.Spec // all must answer; none: up is ready
 	Wait    *Wait        // how its own start is held; nil: it is not
 	Budget  *Budget      // of those who may make it fresh and not restart it; nil: none
+	Members *Members     // of its pool, where this host keeps slots of it; nil: whom they say
+}
+
+// Members are the instances that slots of a pool are for, and how many there are:
+// what holds for whoever may take one and not free it, for a slot of what does not
+// exist would keep all others out for ever.
+type Members struct {
+	Most      uint64   // may be down at once
+	Instances []string // "web@web1"
 }
 
 // Budget is how often a service may be made fresh by whoever may do no more than
@@ -148,18 +157,24 @@ func (p *Policy) Authorise(who Caller, verb wire.Verb, service string) error {
 	return fmt.Errorf("%s: the policy does not grant this: add a line: %s", p.Host, wire.FormatLine("grant", name, service, string(verb)))
 }
 
-// bounded is a request with the policy's budget, where whoever asks may not restart
-// the service as often as he likes. Nor is he to be stricter: who says one reaction
-// in ten years puts the service on hold for that long, for all others as well.
-func (p *Policy) bounded(who Caller, q wire.Request) wire.Request {
-	if q.Verb != wire.VerbEnsure || p.Authorise(who, wire.VerbRestart, q.Service) == nil {
-		return q
+// bounded is a request within what the policy says of the service, for whoever may
+// not undo what he does. The budget is the policy's: with a looser one a stolen key
+// could restart the service for ever, and with a stricter one put it on hold for all
+// others. So are the members of a pool, and how many may be down.
+func (p *Policy) bounded(who Caller, q wire.Request) (wire.Request, error) {
+	s := p.Service(q.Service)
+	switch {
+	case q.Verb == wire.VerbEnsure && p.Authorise(who, wire.VerbRestart, q.Service) != nil:
+		q.Budget, q.Within = 0, 0
+		if b := s.Budget; b != nil {
+			q.Budget, q.Within = b.Reactions, b.Within
+		}
+	case q.Verb == wire.VerbTake && s.Members != nil && p.Authorise(who, wire.VerbRelease, q.Service) != nil:
+		if q.Most = s.Members.Most; !slices.Contains(s.Members.Instances, q.Member) {
+			return q, fmt.Errorf("%s: %s is no member of the pool: kido install brings what the site file says", p.Host, wire.Quote(q.Member))
+		}
 	}
-	q.Budget, q.Within = 0, 0
-	if b := p.Service(q.Service).Budget; b != nil {
-		q.Budget, q.Within = b.Reactions, b.Within
-	}
-	return q
+	return q, nil
 }
 
 // Format writes the one spelling of p: [ParsePolicy] reads it back to an equal
@@ -212,6 +227,9 @@ func (p *Policy) Format() string {
 		}
 		if b := s.Budget; b != nil {
 			inner("budget", strconv.FormatUint(b.Reactions, 10), milliseconds(b.Within))
+		}
+		if m := s.Members; m != nil {
+			inner("pool", append([]string{strconv.FormatUint(m.Most, 10)}, m.Instances...)...)
 		}
 	}
 	for _, w := range p.Watches {
@@ -311,7 +329,7 @@ func (r *policyReader) once(what string) error {
 
 var (
 	outerWords = []string{"host", "state", "prober", "become", "systemctl", "timeout", "service", "watch", "principal", "revoked", "grant"}
-	innerWords = []string{"start", "stop", "restart", "reload", "status", "pidfile", "ready", "wait", "await", "budget"}
+	innerWords = []string{"start", "stop", "restart", "reload", "status", "pidfile", "ready", "wait", "await", "budget", "pool"}
 )
 
 func (r *policyReader) read(word string, args []string) error {
@@ -460,6 +478,8 @@ func (r *policyReader) inner(word string, args []string) error {
 		return readWait(args, &s.Wait)
 	case word == "budget":
 		return readBudget(args, &s.Budget)
+	case word == "pool":
+		return readMembers(args, s)
 	case word == "pidfile" && s.Adapter != adapterSystemd:
 		return single(word, args, &s.PIDFile, checkPath)
 	case s.Adapter != adapterCommand:
@@ -500,6 +520,25 @@ func readBudget(args []string, to **Budget) error {
 		return bad
 	}
 	*to = &b
+	return nil
+}
+
+func readMembers(args []string, s *PolicyService) error {
+	bad := fmt.Errorf("a pool line is: pool MOST %s@HOST …", s.Name)
+	if len(args) < 2 {
+		return bad
+	}
+	n, err := strconv.ParseUint(args[0], 10, 32)
+	if err != nil || n < 1 {
+		return bad
+	}
+	for _, i := range args[1:] {
+		service, host, ok := strings.Cut(i, "@")
+		if !ok || service != s.Name || checkName("host", host) != nil {
+			return bad
+		}
+	}
+	s.Members = &Members{Most: n, Instances: args[1:]}
 	return nil
 }
 

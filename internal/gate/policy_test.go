@@ -38,6 +38,7 @@ service web command
 	await oracle@db1
 	await oracle@db1 cache@c1
 	budget 10 600000
+	pool 1 web@web1 web@web2
 service new systemd httpd@a.service
 	wait 1 10000 start
 service rc openrc httpd
@@ -84,7 +85,7 @@ func TestParsePolicy(t *testing.T) {
 				PIDFile: "/run/web.pid",
 				Ready:   p.Services[0].Ready,
 				Wait:    &Wait{Timeout: 5 * time.Minute, Leave: true, Await: [][]string{{"oracle@db1"}, {"oracle@db1", "cache@c1"}}},
-				Budget:  &Budget{10, 10 * time.Minute},
+				Budget:  &Budget{10, 10 * time.Minute}, Members: &Members{1, []string{"web@web1", "web@web2"}},
 			},
 			{Name: "new", Adapter: "systemd", Unit: "httpd@a.service", Wait: &Wait{Timeout: time.Millisecond, Grace: 10 * time.Second}},
 			{Name: "rc", Adapter: "openrc", Unit: "httpd", PIDFile: "/run/httpd.pid"},
@@ -192,6 +193,10 @@ func TestParsePolicyErrors(t *testing.T) {
 		{head + web + "budget 0 1000\n", "line 7: a budget line is"},
 		{head + web + "budget 31 1000\n", "line 7: a budget line is"},
 		{head + web + "budget 10\n", "line 7: a budget line is"},
+		{head + web + "pool 1\n", "line 7: a pool line is: pool MOST web@HOST"},
+		{head + web + "pool 0 web@a\n", "line 7: a pool line is"},
+		{head + web + "pool 1 db@a\n", "line 7: a pool line is"},
+		{head + web + "pool 1 web@../a\n", "line 7: a pool line is"},
 		{head + "revoked SHA256:abc\n", "line 3: a revoked line is"},
 		{head + "revoked " + keyA + "\nrevoked " + keyA + "\n", "line 4: revoked " + keyA + " is on line 3 already"},
 		{head + web + "await o@d\n", "line 7: await stands before its wait"},
@@ -247,30 +252,35 @@ func TestRevoked(t *testing.T) {
 }
 
 // TestBounded: a stolen key of a host says how often it may be used no more than
-// whom it may reach, nor for how long the others are to wait after that.
+// whom it may reach, and takes slots for what there is.
 func TestBounded(t *testing.T) {
 	t.Parallel()
-	p := parsed(t, samplePolicy+"grant here web ensure restart\ngrant db1 rc ensure\n")
+	p := parsed(t, samplePolicy+"grant here web ensure restart take release\ngrant db1 rc ensure take\n")
+	policys := wire.Request{Budget: 10, Within: 10 * time.Minute}
 	for _, c := range []struct {
-		who       string
-		verb      wire.Verb
-		service   string
-		reactions uint64
-		within    time.Duration
-		want      Budget
+		who     string
+		verb    wire.Verb
+		service string
+		q       wire.Request
+		want    wire.Request
+		refused string
 	}{
-		{keyA, wire.VerbEnsure, "web", 0, 0, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbEnsure, "web", 11, 10 * time.Minute, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbEnsure, "web", 5, time.Minute, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbEnsure, "web", 5, time.Hour, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbEnsure, "web", 1, 10 * 365 * 24 * time.Hour, Budget{10, 10 * time.Minute}},
-		{keyA, wire.VerbStatus, "web", 0, 0, Budget{}},
-		{keyA, wire.VerbEnsure, "rc", 1, time.Hour, Budget{}},
-		{IdentityLocal, wire.VerbEnsure, "web", 0, 0, Budget{}},
+		{keyA, wire.VerbEnsure, "web", wire.Request{}, policys, ""},
+		{keyA, wire.VerbEnsure, "web", wire.Request{Budget: 11, Within: 10 * time.Minute}, policys, ""},
+		{keyA, wire.VerbEnsure, "web", wire.Request{Budget: 5, Within: time.Minute}, policys, ""},
+		{keyA, wire.VerbEnsure, "web", wire.Request{Budget: 1, Within: 10 * 365 * 24 * time.Hour}, policys, ""},
+		{keyA, wire.VerbEnsure, "rc", wire.Request{Budget: 1, Within: time.Hour}, wire.Request{}, ""},
+		{keyA, wire.VerbStatus, "web", wire.Request{}, wire.Request{}, ""},
+		{IdentityLocal, wire.VerbEnsure, "web", wire.Request{}, wire.Request{}, ""},
+		{keyA, wire.VerbTake, "web", wire.Request{Member: "web@web2", Most: 99999}, wire.Request{Member: "web@web2", Most: 1}, ""},
+		{keyA, wire.VerbTake, "web", wire.Request{Member: "web@nowhere", Most: 1}, wire.Request{Member: "web@nowhere", Most: 1}, "web1: web@nowhere is no member of the pool"},
+		{keyA, wire.VerbTake, "rc", wire.Request{Member: "rc@nowhere", Most: 3}, wire.Request{Member: "rc@nowhere", Most: 3}, ""},
+		{IdentityLocal, wire.VerbTake, "web", wire.Request{Member: "web@nowhere", Most: 2}, wire.Request{Member: "web@nowhere", Most: 2}, ""},
 	} {
-		got := p.bounded(Caller{Identity: c.who}, wire.Request{Verb: c.verb, Service: c.service, Budget: c.reactions, Within: c.within})
-		if (Budget{got.Budget, got.Within}) != c.want {
-			t.Errorf("%+v: %d in %s", c, got.Budget, got.Within)
+		c.q.Verb, c.q.Service, c.want.Verb, c.want.Service = c.verb, c.service, c.verb, c.service
+		got, err := p.bounded(Caller{Identity: c.who}, c.q)
+		if !reflect.DeepEqual(got, c.want) || (c.refused == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.refused) {
+			t.Errorf("%s %+v: %+v, %v", c.who, c.q, got, err)
 		}
 	}
 }

@@ -275,14 +275,15 @@ func (m *Machine) foreignStates(w *Work, host string) error {
 		return err
 	}
 	for _, name := range names {
-		text, err := os.ReadFile(name)
+		text, err := readSmall(name) // the folder is the gate's user's, who may be anybody by now
 		if errors.Is(err, fs.ErrPermission) {
 			return nil // who only looks need not see it
 		}
 		if err != nil {
-			return err
+			w.warn("%s/%s is no record of the gate: %v", gate.DefaultState, filepath.Base(name), err)
+			continue
 		}
-		head, _, _ := strings.Cut(string(text), "\n")
+		head, _, _ := strings.Cut(text, "\n")
 		_, whose, ok := strings.Cut(head, "@")
 		if ok && whose != host {
 			w.step("set aside", gate.DefaultState+"/"+filepath.Base(name), func() error { return os.Rename(name, name+".old") })
@@ -308,6 +309,9 @@ func (m *Machine) Remove(purge bool) (*Work, error) {
 	}
 	if old.Host == "" && !purge {
 		return w, nil
+	}
+	if w.end != nil {
+		w.warn("the user %s, what its gate has on record and the key of this host stay: --remove --purge takes them, too", gateUser)
 	}
 	for _, h := range old.Hooks {
 		m.unhook(w, old.Init, h)

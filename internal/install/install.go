@@ -84,6 +84,7 @@ type Unit struct {
 	ID      string // its primary name
 	Missing bool
 	Trap    string // what makes it deceptive to depend on
+	Along   string // other units that go down with it, blanks between
 }
 
 // Script is what the head of an init script says.
@@ -457,7 +458,11 @@ func (m *maker) unitOf(v *site.Service) (string, error) {
 		if m.Init != Systemd {
 			return name, nil
 		}
-		switch u := m.facts.Units[name]; {
+		u := m.facts.Units[name]
+		if u.Along != "" {
+			m.warn("service %s: systemd stops and restarts %s along with %s, so whoever may restart the one restarts the other", v.Name, u.Along, u.ID)
+		}
+		switch {
 		case u.Missing:
 			m.warn("service %s: systemd has no unit %s yet", v.Name, name)
 		case u.Trap != "":

@@ -23,7 +23,7 @@ func facts(init Init) Facts {
 	f := Assume(init)
 	f.Units = map[string]Unit{
 		"httpd.service": {ID: "apache2.service"},
-		"dbora.service": {ID: "dbora.service", Trap: "dbora.service is a oneshot"},
+		"dbora.service": {ID: "dbora.service", Trap: "dbora.service is a oneshot", Along: "lsnr.service"},
 		"app.service":   {ID: "app.service", Missing: true},
 	}
 	f.Scripts = map[string]Script{"appd": {Provides: "application", Start: 50}, "sshd": {Provides: "sshd", Start: 55}}
@@ -471,7 +471,7 @@ func TestLook(t *testing.T) {
 		if argv[0] == "pkaction" {
 			return version, nil
 		}
-		return "Id=dbora.service\nLoadState=loaded\n\nId=httpd.service\nLoadState=not-found", nil
+		return "Id=dbora.service\nLoadState=loaded\nRequiredBy=app.service kido-wait-app.service\nConsistsOf=app.service lsnr.service\n\nId=httpd.service\nLoadState=not-found", nil
 	}
 	if f, err = b.m.Look(s, "web1"); err != nil {
 		t.Fatal(err)
@@ -479,7 +479,7 @@ func TestLook(t *testing.T) {
 	if f.Init != Systemd || !strings.Contains(f.Polkit, "polkit 0.105 takes no rules in JavaScript") {
 		t.Errorf("%+v", f)
 	}
-	if want := (Unit{ID: "dbora.service", Trap: "trap dbora.service"}); f.Units["dbora.service"] != want || !f.Units["httpd.service"].Missing {
+	if want := (Unit{ID: "dbora.service", Trap: "trap dbora.service", Along: "app.service lsnr.service"}); f.Units["dbora.service"] != want || !f.Units["httpd.service"].Missing {
 		t.Errorf("units: %+v", f.Units)
 	}
 	for _, version = range []string{"pkaction version 0.120", "pkaction version 122"} {

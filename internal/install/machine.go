@@ -255,7 +255,7 @@ func (m *Machine) units(s *site.Site, host string, all map[string]Unit) error {
 	if len(names) == 0 {
 		return nil
 	}
-	out, err := m.Run(append([]string{"systemctl", "show", "--property=Id,LoadState", "--"}, names...)...)
+	out, err := m.Run(append([]string{"systemctl", "show", "--property=Id,LoadState,RequiredBy,BoundBy,ConsistsOf", "--"}, names...)...)
 	if err != nil {
 		return err
 	}
@@ -271,6 +271,8 @@ func (m *Machine) units(s *site.Site, host string, all map[string]Unit) error {
 				u.ID = value
 			case "LoadState":
 				u.Missing = value == "not-found"
+			case "RequiredBy", "BoundBy", "ConsistsOf": // a stop goes to all of these (systemd.unit(5))
+				u.Along = along(u.Along, value)
 			}
 		}
 		if !u.Missing {
@@ -279,6 +281,18 @@ func (m *Machine) units(s *site.Site, host string, all map[string]Unit) error {
 		all[name] = u
 	}
 	return nil
+}
+
+// along adds units to those that go down with another, each once. Hooks of kido's are
+// meant to.
+func along(all, more string) string {
+	units := strings.Fields(all)
+	for _, u := range strings.Fields(more) {
+		if !strings.HasPrefix(u, "kido-") && !slices.Contains(units, u) {
+			units = append(units, u)
+		}
+	}
+	return strings.Join(units, " ")
 }
 
 var (

@@ -130,7 +130,8 @@ func newPolicy(s *site.Site, host string) *policyBuilder {
 		b.policy.Services = append(b.policy.Services, gate.PolicyService{
 			Name: v.Name, Adapter: string(a.Kind), Unit: a.Unit,
 			Start: a.Start, Stop: a.Stop, Restart: a.Restart, Reload: a.Reload, Status: a.Status,
-			PIDFile: a.PIDFile, Ready: Probes(s, v, host, site.FromHost), Wait: held, Budget: budgetOf(v),
+			PIDFile: a.PIDFile, Ready: Probes(s, v, host, site.FromHost), Wait: held,
+			Budget: budgetOf(v), Members: membersAt(v, host),
 		})
 	}
 	for _, u := range order {
@@ -146,6 +147,18 @@ func budgetOf(v *site.Service) *gate.Budget {
 		return nil
 	}
 	return &gate.Budget{Reactions: uint64(v.Budget.Reactions), Within: v.Budget.Within}
+}
+
+// membersAt are those of a pool of which a host keeps slots; nil where it does not.
+func membersAt(v *site.Service, host string) *gate.Members {
+	if !slices.Contains(v.Keepers(), host) {
+		return nil
+	}
+	m := &gate.Members{Most: uint64(v.MaxUnavailable)}
+	for _, i := range v.Instances() {
+		m.Instances = append(m.Instances, i.String())
+	}
+	return m
 }
 
 // wait is how a service's own start is held here; nil where it is not.
