@@ -223,7 +223,7 @@ func (a *app) proved(h *site.Host, proofs []*proof) error {
 		}{h.Name, tried[prove.NotRefused]+tried[prove.NotTried]+len(errs) == 0, proofs}); err != nil {
 			return err
 		}
-	} else {
+	} else if len(tried) > 0 {
 		parts := []string{count(tried[prove.Refused], "attempt", "refused")}
 		for _, o := range []struct {
 			outcome prove.Outcome
