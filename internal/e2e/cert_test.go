@@ -348,6 +348,22 @@ func TestCertificateExtensions(t *testing.T) {
 	}
 }
 
+// openAsDB1 is a connection to web1 that is open, by a certificate of db1's, changed,
+// and a policy that grants db1 what the lines say.
+func openAsDB1(t *testing.T, grants string, change func(*ssh.Certificate)) (*site, *host, *ssh.Client, *sshdtest.Key) {
+	t.Helper()
+	c := newCertified(t)
+	s := newSite(t, layout{units: []unit{{name: "web", on: []string{"web1"}}}, config: c.config(locked...)})
+	c.gates(t, s)
+	s.up(t)
+	h := s.host(t, "web1")
+	s.write(t, h.policy, s.read(t, h.policy)+"principal db1 "+c.identity("host/db1")+"\n"+grants)
+	key := sshdtest.NewKey(t)
+	client := h.dial(t, key, c.certificate(t, key.Signer.PublicKey(), change))
+	t.Cleanup(func() { client.Close() })
+	return s, h, client, key
+}
+
 // request sends one over a connection that is open.
 func request(t testing.TB, client *ssh.Client, q wire.Request) string {
 	t.Helper()
@@ -369,15 +385,7 @@ func request(t testing.TB, client *ssh.Client, q wire.Request) string {
 // certificate is revoked as well.
 func TestRevokedOnOpenConnection(t *testing.T) {
 	t.Parallel()
-	c := newCertified(t)
-	s := newSite(t, layout{units: []unit{{name: "web", on: []string{"web1"}}}, config: c.config(locked...)})
-	c.gates(t, s)
-	s.up(t)
-	h := s.host(t, "web1")
-	s.write(t, h.policy, s.read(t, h.policy)+"principal db1 "+c.identity("host/db1")+"\ngrant db1 web status\n")
-	key := sshdtest.NewKey(t)
-	client := h.dial(t, key, c.certificate(t, key.Signer.PublicKey(), func(*ssh.Certificate) {}))
-	defer client.Close()
+	s, h, client, key := openAsDB1(t, "grant db1 web status\n", func(*ssh.Certificate) {})
 	status := wire.Request{Verb: wire.VerbStatus, Service: "web"}
 	if out := request(t, client, status); !strings.Contains(out, "kido/1 reply ok") {
 		t.Errorf("a good certificate: %s", out)
@@ -392,16 +400,8 @@ func TestRevokedOnOpenConnection(t *testing.T) {
 // other, and say that his requests have no budget; they have the policy's.
 func TestStolenKeyIsBounded(t *testing.T) {
 	t.Parallel()
-	c := newCertified(t)
-	s := newSite(t, layout{units: []unit{{name: "web", on: []string{"web1"}}}, config: c.config(locked...)})
-	c.gates(t, s)
-	s.up(t)
-	h := s.host(t, "web1")
-	policy := strings.Replace(s.read(t, h.policy), "service web command\n", "service web command\n  budget 2 3600000\n", 1)
-	s.write(t, h.policy, policy+"principal db1 "+c.identity("host/db1")+"\ngrant db1 web status ensure\n")
-	key := sshdtest.NewKey(t)
-	client := h.dial(t, key, c.certificate(t, key.Signer.PublicKey(), func(*ssh.Certificate) {}))
-	defer client.Close()
+	s, h, client, _ := openAsDB1(t, "grant db1 web status ensure\n", func(*ssh.Certificate) {})
+	s.write(t, h.policy, strings.Replace(s.read(t, h.policy), "service web command\n", "service web command\n  budget 2 3600000\n", 1))
 	s.contradicted = true // no run of kido asks for what the thief does
 	for _, want := range []string{"done", "done", "on-hold"} {
 		reply, err := wire.ParseReply([]byte(request(t, client, wire.Request{Verb: wire.VerbStatus, Service: "web"})))
@@ -421,16 +421,7 @@ func TestStolenKeyIsBounded(t *testing.T) {
 // longer than the certificate by which it came in.
 func TestCertificateEndsConnection(t *testing.T) {
 	t.Parallel()
-	c := newCertified(t)
-	s := newSite(t, layout{units: []unit{{name: "web", on: []string{"web1"}}}, config: c.config(locked...)})
-	c.gates(t, s)
-	s.up(t)
-	h := s.host(t, "web1")
-	s.write(t, h.policy, s.read(t, h.policy)+"principal db1 "+c.identity("host/db1")+"\ngrant db1 web status\n")
-	key := sshdtest.NewKey(t)
-	line := c.certificate(t, key.Signer.PublicKey(), func(k *ssh.Certificate) { k.ValidBefore = uint64(time.Now().Add(5 * time.Second).Unix()) })
-	client := h.dial(t, key, line)
-	defer client.Close()
+	_, _, client, _ := openAsDB1(t, "grant db1 web status\n", func(k *ssh.Certificate) { k.ValidBefore = uint64(time.Now().Add(5 * time.Second).Unix()) })
 	ask := func() string { return request(t, client, wire.Request{Verb: wire.VerbStatus, Service: "web"}) }
 	if out := ask(); !strings.Contains(out, "kido/1 reply ok") {
 		t.Errorf("a good certificate: %s", out)
