@@ -648,7 +648,7 @@ func (m *target) userOwnedKeys() {
 		}
 	}
 	// And where somebody has given it that, the gate does nothing for anybody.
-	for path, owner := range map[string]string{"/etc/kido/policy": "kido", "/usr/local/sbin/kido-gate": weakUser, "/etc/ssh/kido_keys": "kido"} {
+	for path, owner := range map[string]string{"/etc/kido/policy": "kido", "/usr/local/sbin/kido-gate": "weak", "/etc/ssh/kido_keys": "kido"} {
 		m.Run(1, "chown", owner, path)
 		r := m.ask(wire.Request{Verb: wire.VerbStatus, Service: "web"})
 		m.Run(1, "chown", "root", path)

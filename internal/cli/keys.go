@@ -108,8 +108,8 @@ at the host.`,
 			identity := s.Identity
 			if c.Flags().Changed("plain") {
 				identity = plainKey(s, args[0])
-			} else if _, err := gatedHosts(s, args); err != nil {
-				return err // there is no gate to lock it to
+			} else if _, err := gatedHosts(s, args); err != nil && !c.Flags().Changed("gate") {
+				return err // there is no gate to lock it to, as far as is known
 			}
 			public, err := publicKey(identity)
 			if err != nil {

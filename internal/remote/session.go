@@ -176,7 +176,10 @@ func (x *exchange) perform(ctx context.Context, cn *conn) error {
 		return errTooLong
 	}
 	streams.Wait()
-	if !x.exited {
+	switch {
+	case !stop(): // the channel was closed by us, and what ended the command is that
+		return ctx.Err()
+	case !x.exited:
 		return errNoStatus
 	}
 	return nil
