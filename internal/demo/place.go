@@ -275,9 +275,16 @@ func (p *place) cut(h *host) error {
 	return errors.Join(failed...)
 }
 
-// byHand runs a host's own start or stop program, as its init or a person does.
+// byHand runs a host's own start or stop program, as its init or a person does. It
+// ends what it has begun, out of reach of the terminal's Ctrl-C: a start that is cut
+// off half way leaves a daemon that has not yet said that it was born.
 func (p *place) byHand(ctx context.Context, h *host, verb string) error {
-	out, err := exec.CommandContext(ctx, p.program, h.kind, verb, h.root).CombinedOutput()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	cmd := exec.Command(p.program, h.kind, verb, h.root)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := cmd.CombinedOutput()
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("%s %s of %s: %w: %s", h.kind, verb, h.name, err, out)
 	}
