@@ -55,8 +55,8 @@ func (g *Gate) Serve(ctx context.Context, who Caller, q wire.Request) wire.Reply
 	}
 	s := g.policy.Service(q.Service)
 	q, err := g.policy.bounded(who, q)
-	if err != nil {
-		return wire.Reply{Code: wire.CodeRefused, Word: err.Error()}
+	if err != nil { // not refused: the key may take slots, and a proof is to find that out
+		return wire.Reply{Code: wire.CodeInvalid, Word: err.Error()}
 	}
 	if q.Verb == wire.VerbTake || q.Verb == wire.VerbGive || q.Verb == wire.VerbRelease && q.Member != "" {
 		return g.keep(ctx, s, q)

@@ -185,8 +185,12 @@ func TestGrantedByMistake(t *testing.T) {
 	p := newPlace(t, "ExposeAuthInfo yes")
 	wrong := *p.policy
 	wrong.Grants = nil
-	for _, s := range wrong.Services {
-		verbs := slices.DeleteFunc(wire.Verbs(), func(v wire.Verb) bool { return v == wire.VerbProbe })
+	wrong.Services = slices.Clone(wrong.Services)
+	for i, s := range wrong.Services {
+		wrong.Services[i].Members = &gate.Members{Most: 1, Instances: []string{s.Name + "@web1"}}
+		verbs := slices.DeleteFunc(wire.Verbs(), func(v wire.Verb) bool {
+			return v == wire.VerbProbe || v == wire.VerbRelease // who may release takes slots for anything
+		})
 		wrong.Grants = append(wrong.Grants, gate.Grant{Principal: "db1", Service: s.Name, Verbs: verbs})
 	}
 	wrong.Grants = append(wrong.Grants, gate.Grant{Principal: "db1", Service: "db@db1", Verbs: []wire.Verb{wire.VerbProbe}})
