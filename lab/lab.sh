@@ -170,7 +170,8 @@ cg_end() { # kill all that runs in machine I's groups, wait for its end, remove 
     while [ ! -e "$r/cgroup.kill" ] || echo 1 >"$r/cgroup.kill"
       p=$(find "$r" -name cgroup.procs -exec cat {} + 2>/dev/null); [ -n "$p" ]
     do kill -9 $p 2>/dev/null || :; ((SECONDS < end)) || die "machine $1: cannot end process" $p; sleep .02; done
-    find "$r" -depth -type d -exec rmdir {} + || die "cannot remove the control group $r"
+    # A process that is gone from the list is not gone from its group at once.
+    until rm_groups=$(find "$r" -depth -type d -exec rmdir {} + 2>&1); do ((SECONDS < end)) || die "cannot remove the control group $r: $rm_groups"; sleep .02; done
   done; }
 
 # ---- network -----------------------------------------------------------------

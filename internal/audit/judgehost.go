@@ -259,7 +259,7 @@ func (j *judge) kido() {
 		}
 	}
 	if files := strings.Fields(c.get("authorizedkeysfile")); len(files) != 1 || !filepath.IsAbs(files[0]) {
-		missing = append(missing, "AuthorizedKeysFile /etc/ssh/kido_keys")
+		missing = append(missing, "AuthorizedKeysFile "+gate.KeyFile)
 	}
 	if len(missing) > 0 {
 		j.addSSHD("gate-sshd", Error, "Match User "+gateUser, c, "not so: "+strings.Join(missing, ", "), "kido enroll")

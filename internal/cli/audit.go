@@ -173,10 +173,8 @@ func (a *app) auditThere(ctx context.Context, h *site.Host, e *enrolment) (r aud
 	if err != nil {
 		return r, err
 	}
-	defer func() { // whatever became of it, and even where it was interrupted
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer cancel()
-		if _, rerr := e.run(ctx, nil, io.Discard, target, "rm -rf "+dir); err == nil {
+	defer func() {
+		if rerr := e.clear(ctx, target, "rm -rf "+dir); err == nil {
 			err = rerr
 		}
 	}()

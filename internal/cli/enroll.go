@@ -333,7 +333,7 @@ func ringText(ring string) (string, error) {
 		return "", err
 	}
 	var b strings.Builder
-	for _, file := range append(files, filepath.Join(ring, revokedFile)) {
+	for _, file := range append(files, filepath.Join(ring, install.RevokedFile)) {
 		lines, err := keyLines(file)
 		if err != nil {
 			return "", err
@@ -358,11 +358,8 @@ func (a *app) installAt(ctx context.Context, s *site.Site, h *site.Host, e *enro
 		// and those of people only what this host needs would be left.
 		file = at
 	}
-	defer func() { // whatever became of it, and even where it was interrupted
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer cancel()
-		_, rerr := e.run(ctx, nil, io.Discard, target, "rm -rf "+dir)
-		if err == nil {
+	defer func() {
+		if rerr := e.clear(ctx, target, "rm -rf "+dir); err == nil {
 			err = rerr
 		}
 	}()
@@ -705,7 +702,7 @@ func (e *enrolment) unpack(ctx context.Context, a *app, bundle *bytes.Buffer, ta
 		return "", "", fmt.Errorf("the login there prints something of its own: %q: make it silent where nobody types", cutLine(string(out)))
 	}
 	if machine := lines[0]; first && !machineRuns(machine, e.kido) {
-		_, _ = e.run(ctx, nil, io.Discard, target, "rm -rf "+lines[1])
+		_ = e.clear(ctx, target, "rm -rf "+lines[1])
 		return "", "", fmt.Errorf("it is a %s machine, and %s is not for it: build both programs with GOARCH and CGO_ENABLED=0, and name their folder with --programs", oneLine(machine), e.kido)
 	}
 	return lines[1], lines[2], nil
@@ -763,7 +760,7 @@ func (e *enrolment) bundle(s *site.Site) (*bytes.Buffer, error) {
 			err = errors.Join(err, add("keys/"+folder+filepath.Base(name), name, 0o644, true))
 		}
 	}
-	err = errors.Join(err, add("keys/"+revokedFile, filepath.Join(e.ring, revokedFile), 0o644, false))
+	err = errors.Join(err, add("keys/"+install.RevokedFile, filepath.Join(e.ring, install.RevokedFile), 0o644, false))
 	return &b, errors.Join(err, w.Close())
 }
 
@@ -781,6 +778,15 @@ func (e *enrolment) command(ctx context.Context, args ...string) *exec.Cmd {
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 10 * time.Second
 	return c
+}
+
+// clear runs the command that takes away what was brought to a host, whatever became
+// of it, and even where that was interrupted.
+func (e *enrolment) clear(ctx context.Context, target []string, remove string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	_, err := e.run(ctx, nil, io.Discard, target, remove)
+	return err
 }
 
 // run runs a script at a host and returns what it prints, also where it fails.

@@ -120,7 +120,7 @@ at the host.`,
 				return err
 			}
 			if revoked.has(public) {
-				return usageError("make another: kido keys rotate", "%s.pub is revoked (%s): no host may take it", identity, filepath.Join(ringOf(s), revokedFile))
+				return usageError("make another: kido keys rotate", "%s.pub is revoked (%s): no host may take it", identity, filepath.Join(ringOf(s), install.RevokedFile))
 			}
 			var line string
 			if c.Flags().Changed("plain") {
@@ -308,5 +308,16 @@ func replaceFile(path, text string) (changed bool, err error) {
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
+	if err == nil {
+		err = syncFolder(filepath.Dir(path))
+	}
 	return err == nil, err
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -434,7 +434,7 @@ func checkRevoked(s *site.Site, b *keys.Bundle) error {
 		if err != nil {
 			return err
 		}
-		return &failure{status: exitFailed, err: fmt.Errorf("its %s %s is revoked (%s)", what, fingerprint, filepath.Join(ringOf(s), revokedFile)), hint: "nothing was taken; that machine needs another one"}
+		return &failure{status: exitFailed, err: fmt.Errorf("its %s %s is revoked (%s)", what, fingerprint, filepath.Join(ringOf(s), install.RevokedFile)), hint: "nothing was taken; that machine needs another one"}
 	}
 	return nil
 }
@@ -450,7 +450,7 @@ func ringFor(s *site.Site, b *keys.Bundle, replace bool) (f newText, err error) 
 	}
 	kind, name, file := kindHost, b.Host, b.Host+".pub"
 	if b.Person != "" {
-		kind, name, file = kindPerson, b.Person, filepath.Join("people", b.Person+".pub")
+		kind, name, file = kindPerson, b.Person, filepath.Join(install.PeopleFolder, b.Person+".pub")
 	}
 	path := filepath.Join(ringOf(s), file)
 	known, _ := readRing(s) // what is wrong in other files is for kido keys list

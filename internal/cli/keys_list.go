@@ -273,20 +273,20 @@ func readRing(s *site.Site) (all []ringKey, problems []error) {
 	if err != nil {
 		problems = append(problems, err)
 	}
-	if _, err := os.Lstat(filepath.Join(ring, revokedFile)); err == nil {
-		files = append(files, filepath.Join(ring, revokedFile))
+	if _, err := os.Lstat(filepath.Join(ring, install.RevokedFile)); err == nil {
+		files = append(files, filepath.Join(ring, install.RevokedFile))
 	}
 	for _, file := range files {
 		k := ringKey{file: file, name: strings.TrimSuffix(filepath.Base(file), ".pub")}
 		switch filepath.Dir(file) {
-		case filepath.Join(ring, "people"):
+		case filepath.Join(ring, install.PeopleFolder):
 			k.kind = kindPerson
-		case filepath.Join(ring, "authorities"):
+		case filepath.Join(ring, install.AuthoritiesFolder):
 			k.kind = kindAuthority
 		default:
 			k.kind = kindHost
 		}
-		if file == filepath.Join(ring, revokedFile) {
+		if file == filepath.Join(ring, install.RevokedFile) {
 			k.kind, k.name = kindRevoked, ""
 		}
 		text, err := readKey(file)

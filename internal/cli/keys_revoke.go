@@ -218,8 +218,6 @@ func (a *app) oneByOne(ctx context.Context, s *site.Site, e *enrolment, places [
 // Where public keys are in the ring, and those that may do nothing any more.
 var ringFolders = []string{"", "people/", "authorities/"}
 
-const revokedFile = "revoked"
-
 // keyLines reads the lines of a file of public keys; one that is not there has
 // none.
 func keyLines(file string) ([]string, error) {
@@ -256,7 +254,7 @@ func blob(public string) string {
 type revokedKeys []string
 
 func loadRevoked(ring string) (revokedKeys, error) {
-	return keyLines(filepath.Join(ring, revokedFile))
+	return keyLines(filepath.Join(ring, install.RevokedFile))
 }
 
 func (r revokedKeys) has(public string) bool {
@@ -337,7 +335,7 @@ func findFingerprint(ring string, revoked revokedKeys, fingerprint string) (publ
 		}
 	}
 	if slices.ContainsFunc(revoked, is) {
-		return public, revokedFile, nil
+		return public, install.RevokedFile, nil
 	}
 	return "", "", usageError("give the file of the public key instead: kido keys revoke FILE.pub", "no key with the fingerprint %s is known here", fingerprint)
 }
@@ -378,10 +376,7 @@ func revokeKeys(ring, how, name string, publics ...string) error {
 			text += fmt.Sprintf("# %s on %s: %s\n%s\n", how, time.Now().UTC().Format(time.DateOnly), name, public)
 		}
 	}
-	if _, err := replaceFile(filepath.Join(ring, revokedFile), text); err != nil {
-		return err
-	}
-	if err := syncFolder(ring); err != nil {
+	if _, err := replaceFile(filepath.Join(ring, install.RevokedFile), text); err != nil {
 		return err
 	}
 	failpoint.Hit("cli.revoked")
@@ -416,14 +411,6 @@ func lockFolder(path string) (unlock func(), err error) {
 		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
 	}
 	return func() { d.Close() }, nil
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // takeOut takes keys out of a file, and the file away where no other is left.

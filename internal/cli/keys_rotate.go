@@ -6,14 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -567,11 +565,7 @@ func (a *app) stepAt(ctx context.Context, h *site.Host, step string, e *enrolmen
 		return r, fmt.Errorf("the login there prints something of its own: %q: make it silent where nobody types", cutLine(string(out)))
 	}
 	file := strings.TrimSpace(string(out))
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer cancel()
-		_, _ = e.run(ctx, nil, io.Discard, target, "rm -f "+file)
-	}()
+	defer func() { _ = e.clear(ctx, target, "rm -f "+file) }()
 	script := fmt.Sprintf(`if [ "$(id -u)" = 0 ]; then s=; else s=sudo; fi; $s %s keys rotate --site %s/site.yaml --step %s -o json >%s`, install.KidoProgram, etc, step, file)
 	failed := e.runTTY(ctx, a, target, script) // also where the next key is not taken everywhere
 	text, err := e.run(ctx, nil, e.stderr(a), target, "cat "+file)

@@ -35,9 +35,8 @@ const (
 
 	certificateTime = "2006-01-02 15:04:05 MST"
 
-	authoritiesFolder = "authorities" // in the folder of keys
-	peoplePrefix      = "people/"
-	certificateEnd    = "-cert.pub"
+	peoplePrefix   = install.PeopleFolder + "/"
+	certificateEnd = "-cert.pub"
 )
 
 func (a *app) keysAuthority() *cobra.Command {
@@ -63,7 +62,7 @@ site file (--ring puts it there) once kido enroll has told them.`,
 				if err != nil {
 					return err
 				}
-				to = filepath.Join(ringOf(s), authoritiesFolder, filepath.Base(file)+".pub")
+				to = filepath.Join(ringOf(s), install.AuthoritiesFolder, filepath.Base(file)+".pub")
 				if _, err := os.Lstat(to); err == nil {
 					return usageError("give the new one another name", "there is an authority of that name in the site already: %s", to)
 				}
@@ -112,7 +111,7 @@ site file (--ring puts it there) once kido enroll has told them.`,
 				if ring {
 					fmt.Fprintf(a.stderr, "public key: %s\nnext: have the hosts trust it: kido enroll\n", to)
 				} else {
-					fmt.Fprintf(a.stderr, "next: put %s.pub into keys/%s beside the site file, and have the hosts trust it: kido enroll\n", file, authoritiesFolder)
+					fmt.Fprintf(a.stderr, "next: put %s.pub into keys/%s beside the site file, and have the hosts trust it: kido enroll\n", file, install.AuthoritiesFolder)
 				}
 			}
 			return nil
@@ -277,13 +276,13 @@ func subjectOf(s *site.Site, ring *install.Keyring, name, keyFile string, from [
 		if i < 0 {
 			return nil, usageError("put the .pub file there, with from=\"ADDRESS\" in front of the key: that is how the site knows people", "nobody of that name: there is no keys/%s.pub beside the site file", name)
 		}
-		known, who.principal = ring.People[i].Keys, "person/"+person
+		known, who.principal = ring.People[i].Keys, gate.PersonPrincipal(person)
 	} else {
 		h, err := hostOf(s, name)
 		if err != nil {
 			return nil, err
 		}
-		known, who.principal = ring.Hosts[h.Name], "host/"+h.Name
+		known, who.principal = ring.Hosts[h.Name], gate.HostPrincipal(h.Name)
 		if len(who.from) == 0 && !slices.ContainsFunc(known, func(k install.Key) bool { return len(k.From) > 0 }) {
 			if _, err := netip.ParseAddr(h.Address); err != nil {
 				return nil, usageError("say from which: --from ADDRESS", "the site names %s as %s, and a certificate is good from addresses only", h.Name, h.Address)
@@ -584,7 +583,7 @@ func (r *shownCertificate) trust(ring *install.Keyring) {
 	case has(ring.Revoked, r.Authority):
 		r.refuse("the authority that signed it is revoked (keys/revoked)")
 	case !has(ring.Authorities, r.Authority):
-		r.warn("the site does not trust who signed it: put the authority's .pub file into keys/%s, then: kido enroll", authoritiesFolder)
+		r.warn("the site does not trust who signed it: put the authority's .pub file into keys/%s, then: kido enroll", install.AuthoritiesFolder)
 	}
 }
 

@@ -29,8 +29,12 @@ func isCertificateIdentity(id string) bool {
 	return ok && i >= 0 && isFingerprint(rest[:i]) && isCertified(rest[i+1:])
 }
 
-// isCertified reports whether s can be the principal of a certificate. The kind
-// is part of it so that a person called like a host has none of its rights.
+// HostPrincipal and PersonPrincipal are what certificates call their holders. The
+// kind is part of it so that a person called like a host has none of its rights.
+func HostPrincipal(name string) string   { return "host/" + name }
+func PersonPrincipal(name string) string { return "person/" + name }
+
+// isCertified reports whether s can be the principal of a certificate.
 func isCertified(s string) bool {
 	kind, name, _ := strings.Cut(s, "/")
 	if kind != "host" && kind != "person" || name == "" || strings.IndexByte("._-", name[0]) >= 0 {

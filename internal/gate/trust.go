@@ -9,13 +9,21 @@ import (
 	"syscall"
 )
 
+// The files by which sshd lets keys in to the gate of a host.
+const (
+	KeyFile         = "/etc/ssh/kido_keys"
+	RevokedFile     = "/etc/ssh/kido_revoked"
+	AuthoritiesFile = "/etc/ssh/kido_authorities"
+	PrincipalsFile  = "/etc/ssh/kido_principals"
+)
+
 // keysOf lists the files by which sshd lets keys in to the gate with a policy,
 // as far as it can be told: where the policy is this host's.
 func keysOf(policy string) []string {
 	if policy != DefaultPolicy {
 		return nil
 	}
-	return []string{"/etc/ssh/kido_keys", "/etc/ssh/kido_revoked", "/etc/ssh/kido_authorities", "/etc/ssh/kido_principals"}
+	return []string{KeyFile, RevokedFile, AuthoritiesFile, PrincipalsFile}
 }
 
 // ownerOf is the user who, beside root, may change what a gate with a policy goes

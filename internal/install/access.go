@@ -124,10 +124,10 @@ func (m *maker) principalLines(who *gate.Policy, from *[]string) string {
 		*from = unique(append(*from, places...))
 	}
 	for _, p := range m.src.Keys.People {
-		add(principalOfPerson(p.Name), p.Keys, "")
+		add(gate.PersonPrincipal(p.Name), p.Keys, "")
 	}
 	for _, h := range m.site.Hosts {
-		add(principalOfHost(h.Name), m.src.Keys.Hosts[h.Name], h.Address)
+		add(gate.HostPrincipal(h.Name), m.src.Keys.Hosts[h.Name], h.Address)
 	}
 	return b.String()
 }
@@ -191,7 +191,7 @@ func keyLines(s *site.Site, who *gate.Policy, ring *Keyring) (text string, from 
 		}
 	}
 	for _, p := range ring.People {
-		add(peopleFolder+"/"+p.Name, p.Keys, "")
+		add(PeopleFolder+"/"+p.Name, p.Keys, "")
 	}
 	for _, h := range s.Hosts {
 		if found := ring.Hosts[h.Name]; comes(who, fingerprints(found)) {

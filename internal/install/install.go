@@ -35,15 +35,15 @@ const (
 	folder      = "/etc/kido"
 	siteFile    = folder + "/site.yaml"
 	keysFolder  = folder + "/keys"
-	peopleKeys  = keysFolder + "/" + peopleFolder
-	authorities = keysFolder + "/" + authoritiesFolder
-	keyFile     = "/etc/ssh/kido_keys"
-	refusedFile = "/etc/ssh/kido_revoked"
+	peopleKeys  = keysFolder + "/" + PeopleFolder
+	authorities = keysFolder + "/" + AuthoritiesFolder
+	keyFile     = gate.KeyFile
+	refusedFile = gate.RevokedFile
 	sshdConfig  = "/etc/ssh/sshd_config"
 
 	// Where the keyring has authorities.
-	authoritiesFile = "/etc/ssh/kido_authorities"
-	principalsFile  = "/etc/ssh/kido_principals"
+	authoritiesFile = gate.AuthoritiesFile
+	principalsFile  = gate.PrincipalsFile
 
 	sshdDropIn   = "/etc/ssh/sshd_config.d/50-kido.conf"
 	polkitFile   = "/etc/polkit-1/rules.d/50-kido.rules"
@@ -300,10 +300,10 @@ func (m *maker) copies() {
 		}
 	}
 	for _, p := range m.src.Keys.People {
-		files = append(files, peopleFolder+"/"+p.Name+".pub")
+		files = append(files, PeopleFolder+"/"+p.Name+".pub")
 	}
 	for file := range m.src.Keys.texts {
-		if file == revokedFile || strings.HasPrefix(file, authoritiesFolder+"/") {
+		if file == RevokedFile || strings.HasPrefix(file, AuthoritiesFolder+"/") {
 			files = append(files, file)
 		}
 	}

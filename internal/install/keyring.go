@@ -19,9 +19,9 @@ import (
 // What is in the folder of keys beside those of hosts. People's are apart so that
 // a host's key does not become a person's when its host leaves the site.
 const (
-	peopleFolder      = "people"
-	authoritiesFolder = "authorities"
-	revokedFile       = "revoked"
+	PeopleFolder      = "people"
+	AuthoritiesFolder = "authorities"
+	RevokedFile       = "revoked"
 )
 
 // Keyring is the public keys that may come to the hosts of a site, and those that
@@ -84,7 +84,7 @@ func LoadKeyring(dir string, s *site.Site) (*Keyring, error) {
 		if s.Host(name) == nil {
 			// %q without its quotes: the name is anything that a file can have.
 			shown := strings.Trim(fmt.Sprintf("%q", name), `"`)
-			r.Warnings = append(r.Warnings, fmt.Sprintf("keys/%s.pub: the site has no host %[1]s: its key may do nothing; remove the file, or, for a person's key, move it to keys/%s/", shown, peopleFolder))
+			r.Warnings = append(r.Warnings, fmt.Sprintf("keys/%s.pub: the site has no host %[1]s: its key may do nothing; remove the file, or, for a person's key, move it to keys/%s/", shown, PeopleFolder))
 			continue
 		}
 		found, err := r.load(dir, name+".pub", func(k Key) error {
@@ -101,11 +101,11 @@ func LoadKeyring(dir string, s *site.Site) (*Keyring, error) {
 			r.Hosts[name] = found
 		}
 	}
-	if names, err = publicKeys(filepath.Join(dir, peopleFolder)); err != nil {
+	if names, err = publicKeys(filepath.Join(dir, PeopleFolder)); err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		file := filepath.Join(peopleFolder, name+".pub")
+		file := filepath.Join(PeopleFolder, name+".pub")
 		if len(name) > maxPerson || name == principalHere || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" || strings.IndexAny(name, "._-") == 0 {
 			return nil, fmt.Errorf("%q: a person's key is named after its owner, in at most %d letters, digits and . _ -, and not %s: rename it", filepath.Join(dir, file), maxPerson, principalHere)
 		}
@@ -122,11 +122,11 @@ func LoadKeyring(dir string, s *site.Site) (*Keyring, error) {
 			r.People = append(r.People, Person{name, found})
 		}
 	}
-	if names, err = publicKeys(filepath.Join(dir, authoritiesFolder)); err != nil {
+	if names, err = publicKeys(filepath.Join(dir, AuthoritiesFolder)); err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		found, err := r.load(dir, filepath.Join(authoritiesFolder, name+".pub"), func(k Key) error {
+		found, err := r.load(dir, filepath.Join(AuthoritiesFolder, name+".pub"), func(k Key) error {
 			if len(k.From) > 0 {
 				return errors.New("each certificate says where it may come from: take from= away from the key of who signs them")
 			}
@@ -171,7 +171,7 @@ func (r *Keyring) load(dir, file string, check func(Key) error) (found []Key, er
 		case err != nil:
 			return err
 		case slices.ContainsFunc(r.Revoked, k.is):
-			r.Warnings = append(r.Warnings, fmt.Sprintf("keys/%s:%d: this key is revoked (keys/%s) and may do nothing: remove the line", file, n, revokedFile))
+			r.Warnings = append(r.Warnings, fmt.Sprintf("keys/%s:%d: this key is revoked (keys/%s) and may do nothing: remove the line", file, n, RevokedFile))
 			return nil
 		}
 		found = append(found, k)
@@ -189,7 +189,7 @@ func (r *Keyring) load(dir, file string, check func(Key) error) (found []Key, er
 
 // loadRevoked reads the file of revoked keys.
 func (r *Keyring) loadRevoked(dir string) error {
-	text, err := eachLine(filepath.Join(dir, revokedFile), func(_ int, line string) error {
+	text, err := eachLine(filepath.Join(dir, RevokedFile), func(_ int, line string) error {
 		k, err := parseRevoked(line)
 		if err == nil && !slices.ContainsFunc(r.Revoked, k.is) {
 			r.Revoked = append(r.Revoked, k)
@@ -202,7 +202,7 @@ func (r *Keyring) loadRevoked(dir string) error {
 	if err != nil {
 		return err
 	}
-	r.texts[revokedFile] = text
+	r.texts[RevokedFile] = text
 	return nil
 }
 

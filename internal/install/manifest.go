@@ -130,5 +130,10 @@ func (m *Machine) lock() (unlock func(), err error) {
 		f.Close()
 		return nil, errors.New("another kido install is at work on this machine: wait for its end")
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		// Not by closing alone: a program that is being started just now has a copy
+		// of the descriptor until it runs.
+		_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		f.Close()
+	}, nil
 }

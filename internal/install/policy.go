@@ -21,10 +21,6 @@ const (
 	principalRunner = "runner"
 )
 
-// What certificates call their holders.
-func principalOfHost(name string) string   { return "host/" + name }
-func principalOfPerson(name string) string { return "person/" + name }
-
 // certified are the identities of who comes with a certificate for a principal
 // that any of some authorities has signed.
 func certified(authorities []Key, principal string) (ids []string) {
@@ -54,10 +50,10 @@ func PolicyOf(s *site.Site, host string, keys *Keyring) (*gate.Policy, []string)
 	b.warnings = append(b.warnings, keys.Warnings...)
 	b.whole(principalHere, []string{gate.IdentityLocal})
 	for _, p := range keys.People {
-		b.whole(p.Name, append(fingerprints(p.Keys), certified(keys.Authorities, principalOfPerson(p.Name))...))
+		b.whole(p.Name, append(fingerprints(p.Keys), certified(keys.Authorities, gate.PersonPrincipal(p.Name))...))
 	}
 	for _, p := range peers(b.topo, host) {
-		ids := append(fingerprints(keys.Hosts[p.host]), certified(keys.Authorities, principalOfHost(p.host))...)
+		ids := append(fingerprints(keys.Hosts[p.host]), certified(keys.Authorities, gate.HostPrincipal(p.host))...)
 		if len(ids) == 0 {
 			b.warn("the key of %s is not known yet: enrol it (put its public key at keys/%s.pub beside the site file), then run this again", p.host, p.host)
 			continue

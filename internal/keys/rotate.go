@@ -73,7 +73,12 @@ func LockRotation(path string) (unlock func(), err error) {
 		d.Close()
 		return nil, fmt.Errorf("somebody else is changing the key %s at this moment: wait for him: %w", path, err)
 	}
-	return func() { d.Close() }, nil
+	return func() {
+		// Not by closing alone: a program that is being started just now has a copy
+		// of the descriptor until it runs.
+		_ = syscall.Flock(int(d.Fd()), syscall.LOCK_UN)
+		d.Close()
+	}, nil
 }
 
 // LoadRotation reads how far the change of the key pair at path has come. It
