@@ -117,7 +117,7 @@ func TestImports(t *testing.T) {
 // internal packages.
 const gateLinks = `bufio bytes cmp context crypto crypto/cipher crypto/fips140 crypto/sha256 crypto/subtle
 	encoding/base64 encoding/binary encoding/hex errors fmt hash hash/crc32 io io/fs iter maps math math/bits
-	net net/netip net/url os os/exec os/user path path/filepath reflect runtime slices sort strconv strings
+	net net/netip net/url os os/exec os/user path path/filepath reflect regexp regexp/syntax runtime slices sort strconv strings
 	sync sync/atomic syscall time unicode unicode/utf8 unique unsafe weak`
 
 // TestGateDependencies: the gate runs with privileges at every host, so all that
@@ -133,7 +133,7 @@ func TestGateDependencies(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours := []string{
-		"kido/cmd/kido-gate", "kido/internal/gate", "kido/internal/initsys", "kido/internal/probe", "kido/internal/wire", "kido/internal/failpoint", "kido/internal/rule",
+		"kido/cmd/kido-gate", "kido/internal/gate", "kido/internal/initsys", "kido/internal/probe", "kido/internal/wire", "kido/internal/failpoint", "kido/internal/rule", "kido/internal/sockets",
 		"github.com/godbus/dbus/v5",
 	}
 	want := append(strings.Fields(gateLinks), ours...)

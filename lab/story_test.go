@@ -76,9 +76,10 @@ type story struct {
 	settled  scene // after the last cascade
 }
 
-func newStory(t testing.TB, kind Kind) *story {
+// newStory boots those three machines, and more if wanted.
+func newStory(t testing.TB, kind Kind, more ...Kind) *story {
 	t.Helper()
-	s := &story{Lab: Start(t, kind, kind, kind), t: t, init: kind.Init(), cluster: "15-main"}
+	s := &story{Lab: Start(t, append([]Kind{kind, kind, kind}, more...)...), t: t, init: kind.Init(), cluster: "15-main"}
 	if kind == SystemdTrixie {
 		s.cluster = "17-main"
 	}

@@ -151,8 +151,8 @@ No machine at hand? Try: kido demo`,
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"look", "Look, change nothing:", []*cobra.Command{a.check(), a.graph(), a.plan(), a.status(), a.why(), a.verify(), a.audit()}},
-		{"act", "Act:", append(a.verbs(), a.resume(), a.release())},
+		{"look", "Look, change nothing:", []*cobra.Command{a.check(), a.graph(), a.plan(), a.status(), a.probe(), a.why(), a.verify(), a.audit()}},
+		{"act", "Act:", append(a.verbs(), a.wait(), a.resume(), a.release())},
 		{"set", "Set up:", []*cobra.Command{a.enroll(), a.keys(), a.install(), a.policyCommand(), a.demo()}},
 		{"more", "More:", []*cobra.Command{a.completion(), a.version()}},
 	} {

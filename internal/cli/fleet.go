@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -111,6 +112,9 @@ func (f *fleet) close() {
 func (f *fleet) Call(ctx context.Context, host string, q wire.Request) (wire.Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*q.Timeout+answerTime)
 	defer cancel()
+	if host == "" {
+		return f.probed(ctx, q)
+	}
 	v := f.site.Service(q.Service)
 	switch {
 	case v != nil && v.Adapter.Kind == site.KindPlain:
@@ -176,6 +180,28 @@ func (f *fleet) local(ctx context.Context, q wire.Request) (wire.Reply, error) {
 	return wire.Reply{}, fault
 }
 
+// probed answers a VerbProbe from here: by the probes that a run asks itself.
+func (f *fleet) probed(ctx context.Context, q wire.Request) (wire.Reply, error) {
+	service, host, _ := strings.Cut(q.Service, "@")
+	a := f.try(ctx, site.Instance{Service: service, Host: host}, site.FromRunner)
+	return wire.Reply{Code: wire.CodeOK, Status: &wire.Status{
+		Instance: q.Service, State: wire.StateBlind, Settled: true, Ready: a.Ready, Degraded: a.Degraded, Word: a.Word,
+	}}, nil
+}
+
+// try makes one try, from here, of the probes of an instance that are for a place.
+func (f *fleet) try(ctx context.Context, i site.Instance, from site.ProbeFrom) probe.Answer {
+	var answers []probe.Answer
+	for _, p := range install.Probes(f.site, f.site.Service(i.Service), i.Host, from) {
+		a := f.prober.Try(ctx, p)
+		if !a.Ready {
+			return a
+		}
+		answers = append(answers, a)
+	}
+	return probe.Together(answers)
+}
+
 // plainCall is the gate of a service whose key runs one fixed command: the
 // record of what it was started against is kept at the runner.
 func (f *fleet) plainCall(ctx context.Context, v *site.Service, host string, q wire.Request) (wire.Reply, error) {
@@ -184,13 +210,9 @@ func (f *fleet) plainCall(ctx context.Context, v *site.Service, host string, q w
 	instance := gate.Instance{
 		Name: i.String(), Key: i.String(), Dir: f.plain, Timeout: v.Timeout.Start,
 		Unit: unit,
-		Ready: func(ctx context.Context) (bool, string) {
-			for _, p := range install.Probes(f.site, v, host, site.FromHost) {
-				if a := f.prober.Try(ctx, p); !a.Ready {
-					return false, a.Word
-				}
-			}
-			return true, ""
+		Ask: func(ctx context.Context, _ gate.Look) gate.Asked {
+			a := f.try(ctx, i, site.FromHost)
+			return gate.Asked{Ready: a.Ready, Degraded: a.Degraded, Word: a.Word}
 		},
 	}
 	r := instance.Do(ctx, q)

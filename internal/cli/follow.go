@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"kido/internal/initsys"
@@ -15,12 +17,31 @@ const (
 	// followPause is the longest pause between two looks at an instance that is
 	// down, or whose token names no process that could be waited for.
 	followPause = 10 * time.Second
+	// lifePause is the same of one that may be restarted inside its unit, where its
+	// probes are not asked less often.
+	lifePause = 5 * time.Second
 	// followRetry is the pause before what was given up is tried again, as long as
 	// systemd's before it starts its unit anew.
 	followRetry = 10 * time.Second
 	// followTime bounds one look.
 	followTime = 30 * time.Second
 )
+
+// pauseOf is how often it is looked whether any of some instances lives anew. It
+// differs a little from host to host, so that they do not all ask at once.
+func pauseOf(s *site.Site, here []site.Instance) time.Duration {
+	pause := time.Duration(0)
+	for _, i := range here {
+		v := s.Service(i.Service)
+		for _, p := range v.Ready {
+			if often := max(lifePause, p.Interval); v.Adapter.Kind == site.KindExternal || p.TellsLife() {
+				pause = min(cmp.Or(pause, often), often)
+			}
+		}
+	}
+	pause = cmp.Or(pause, followPause)
+	return pause - time.Duration(rand.Int64N(int64(pause/5)))
+}
 
 // The values of --follow.
 const (
@@ -53,12 +74,12 @@ func (a *app) follow(ctx context.Context, q plan.Request, f runFlags) error {
 	if len(here) == 0 {
 		return usageError("run it at their host, where the gate has a policy; see --here", "kido announce --follow: none of the targets runs on this host")
 	}
-	lives := fleet.lives(ctx, here)
+	lives, pause := fleet.lives(ctx, here), pauseOf(topo.Site(), here)
 	for announce := f.follow == followNow; ; announce = true {
 		life, end := context.WithCancelCause(ctx)
 		next := make(chan map[site.Instance]string, 1)
 		go func() {
-			next <- fleet.nextLives(ctx, here, lives)
+			next <- fleet.nextLives(ctx, here, lives, pause)
 			end(errAnew)
 		}()
 		var err error
@@ -104,7 +125,7 @@ func (f *fleet) lives(ctx context.Context, here []site.Instance) map[site.Instan
 		all[i] = ""
 		r, err := f.Call(ctx, i.Host, wire.Request{Verb: wire.VerbStatus, Service: i.Service})
 		if err == nil && r.Status != nil {
-			all[i] = r.Status.Token
+			all[i] = r.Status.Incarnation()
 		}
 	}
 	return all
@@ -112,11 +133,11 @@ func (f *fleet) lives(ctx context.Context, here []site.Instance) map[site.Instan
 
 // nextLives returns once an instance is up in another life than before, or ctx
 // ends.
-func (f *fleet) nextLives(ctx context.Context, here []site.Instance, before map[site.Instance]string) map[site.Instance]string {
+func (f *fleet) nextLives(ctx context.Context, here []site.Instance, before map[site.Instance]string, most time.Duration) map[site.Instance]string {
 	firstEnd(ctx, before)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for pause := followPause / 100; ; pause = min(2*pause, followPause) {
+	for pause := most / 100; ; pause = min(2*pause, most) {
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

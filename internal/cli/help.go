@@ -109,7 +109,8 @@ error in words, and the exit statuses are the same. A field that is empty may be
 missing; there may be more fields than these.
 
   check        one object: good, problems and warnings, each a list of file,
-               line, column, message, hint
+               line, column, message, hint; blind, the services of whose
+               restarts inside their units nothing tells
   graph        one object: site, nodes (name, hosts), edges (from, to,
                onRestart, strength, of)
   plan VERB    one object: request (verb, targets), steps (id, instance,
@@ -119,6 +120,8 @@ missing; there may be more fields than these.
                onPurpose, age and onHold in seconds, why, owes, waits, next),
                runs that are not finished (run, begun, verb, targets,
                outcome, live)
+  probe        a list: instance, from, probe, answer (ready, degraded, not-ready
+               or unknown), took in seconds, word, life
   why          one object: site, instances (instance, answer, sentence, now,
                next, evidence: time, run, instance, phase, what, by, command,
                from, token, follows, tries, last); answer is done, under-way,
@@ -133,6 +136,8 @@ missing; there may be more fields than these.
                group, name, what, outcome, how)
   audit --rules
                a list: id, severity, title, why, source
+  wait         one object: ready, took in seconds, probes, a list as of probe,
+               with ready and tries
   release      a list: instance, keeper (where it is about a slot), done, word
   up down start stop restart reload announce resume
                one object a line, each an event as it happens: time, run, and

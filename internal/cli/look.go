@@ -17,6 +17,7 @@ import (
 	"kido/internal/report"
 	"kido/internal/run"
 	"kido/internal/site"
+	"kido/internal/wire"
 )
 
 // statusTime is how long `kido status` and `kido plan` wait for a host.
@@ -53,6 +54,9 @@ For editors: kido check --schema > site.schema.json`,
 					fmt.Fprintln(a.stderr, "warning:", w.Detail())
 				}
 			}
+			if blind := blindOf(s); len(blind) > 0 && !a.quiet {
+				fmt.Fprintf(a.stderr, "note: %s: a restart inside the unit is not seen, as no probe tells the incarnation (a postgres, mysql, oracle or redis probe does)\n", strings.Join(blind, ", "))
+			}
 			a.warnOfCertificate(s)
 			topo := plan.New(s)
 			fmt.Fprintf(a.text(), "%s: good: %s, %s, %s\n", s.File, count(len(s.Hosts), "host", ""), count(len(s.Services), "service", ""), count(len(topo.Instances()), "instance", ""))
@@ -81,6 +85,15 @@ func problemsOf(errs []*site.Error) []problem {
 	return all
 }
 
+// blindOf names the services whose restarts inside their units nobody sees.
+func blindOf(s *site.Site) []string {
+	names := []string{}
+	for _, v := range s.Blind() {
+		names = append(names, v.Name)
+	}
+	return names
+}
+
 // checkJSON writes the problems as lists of objects.
 func (a *app) checkJSON(s *site.Site, err error) error {
 	problems, ok := errors.AsType[site.Errors](err)
@@ -91,9 +104,10 @@ func (a *app) checkJSON(s *site.Site, err error) error {
 		Good     bool      `json:"good"`
 		Problems []problem `json:"problems"`
 		Warnings []problem `json:"warnings"`
-	}{Good: err == nil, Problems: problemsOf(problems), Warnings: []problem{}}
+		Blind    []string  `json:"blind"` // services: see site.Blind
+	}{Good: err == nil, Problems: problemsOf(problems), Warnings: []problem{}, Blind: []string{}}
 	if s != nil {
-		out.Warnings = problemsOf(s.Warnings())
+		out.Warnings, out.Blind = problemsOf(s.Warnings()), blindOf(s)
 	}
 	if err := a.writeJSON(out); err != nil {
 		return err
@@ -253,13 +267,14 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 	s := report.Status{Site: topo.Site().Name, Instances: []report.Instance{}, Runs: []report.Run{}}
 	type last struct { // what the last run that touched an instance says of it
 		run.StepEvent
+		at   time.Time
 		live bool
 	}
 	pending := map[string]last{}
 	for _, p := range past {
 		for _, id := range slices.Sorted(maps.Keys(p.steps)) { // what was held is also started
 			st := p.steps[id]
-			pending[st.Instance] = last{st, p.live}
+			pending[st.Instance] = last{st, p.at[id], p.live}
 		}
 	}
 	for _, p := range unfinishedOf(past) {
@@ -285,7 +300,11 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 			s.Instances = append(s.Instances, row)
 			continue
 		}
-		row.State, row.Ready, row.Age, row.Why = string(o.Status.State), o.Status.Ready, o.Status.Age, o.Status.Word
+		row.State, row.Ready, row.Degraded, row.Age, row.Why = string(o.Status.State), o.Status.Ready, o.Status.Degraded, o.Status.Age, o.Status.Word
+		row.Stale = report.StaleOf(o.Status, func(name string) *wire.Status {
+			service, host, _ := strings.Cut(name, "@")
+			return seen[site.Instance{Service: service, Host: host}].Status
+		})
 		need := topo.Need(i, func(u site.Instance) plan.Observation { return seen[u] }, nil)
 		for _, d := range need.Debts {
 			row.Owes = append(row.Owes, d.Upstream)
@@ -297,6 +316,12 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 		row.Fresh = need.Fresh() && len(need.Passed) == 0
 		if need.Own != "" && row.Why == "" {
 			row.Why = need.Own
+		}
+		if live := isPending && st.live; len(need.Blocked) > 0 && row.Why == "" && !row.OnPurpose {
+			row.Why = "waits for " + need.Blocked[0].Upstream + ": " + need.Blocked[0].Why
+			if live && st.Limit > 0 {
+				row.Why += report.Patience(time.Since(st.at)+time.Duration(st.Waited)*time.Millisecond, time.Duration(st.Limit)*time.Millisecond)
+			}
 		}
 		s.Instances = append(s.Instances, row)
 	}

@@ -29,7 +29,8 @@ type pastRun struct {
 	live    bool            // its runner is at work
 	last    time.Time       // of its last event
 	about   map[string]bool // the instances of its plan
-	steps   map[int]run.StepEvent
+	steps   map[int]run.StepEvent // the latest of each
+	at      map[int]time.Time     // and when that was
 }
 
 // command is what was typed.
@@ -172,7 +173,7 @@ func (r *runs) glance(id string) (*pastRun, error) {
 	if len(events) == 0 || err != nil {
 		return nil, err
 	}
-	past := &pastRun{id: id, site: events[0].Begin.Site, begun: events[0].Time, request: events[0].Begin.Plan.Request, live: live, steps: map[int]run.StepEvent{}}
+	past := &pastRun{id: id, site: events[0].Begin.Site, begun: events[0].Time, request: events[0].Begin.Plan.Request, live: live, steps: map[int]run.StepEvent{}, at: map[int]time.Time{}}
 	past.about = map[string]bool{}
 	for _, s := range events[0].Begin.Plan.Steps {
 		past.about[s.Name] = true
@@ -183,7 +184,7 @@ func (r *runs) glance(id string) (*pastRun, error) {
 		case e.Begin != nil:
 			past.outcome = ""
 		case e.Step != nil:
-			past.steps[e.Step.ID] = *e.Step
+			past.steps[e.Step.ID], past.at[e.Step.ID] = *e.Step, e.Time
 		case e.End != nil:
 			past.outcome = e.End.Outcome
 		}

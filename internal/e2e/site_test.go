@@ -49,6 +49,7 @@ type unit struct {
 	on    []string // hosts
 	after []string // as in the site file: "db: restart"
 	more  []string // further lines of the site file
+	ready []string // further probes; $ROOT is the folder of a host
 	plain bool     // locked to one command, without a gate
 }
 
@@ -275,7 +276,10 @@ func (s *site) text(t testing.TB, l layout) string {
 			}
 			line("    pidfile: %q", filepath.Join(s.root(), u.name, pidFile))
 		}
-		line("    ready: {tcp: %q, interval: 20ms}", fmt.Sprintf(":%d", u.port()))
+		line("    ready:")
+		for _, p := range append([]string{fmt.Sprintf("{tcp: %q, interval: 20ms}", fmt.Sprintf(":%d", u.port()))}, u.ready...) {
+			line("      - %s", strings.ReplaceAll(p, "$ROOT", s.root()))
+		}
 		if len(u.after) > 0 {
 			line("    after: {%s}", strings.Join(u.after, ", "))
 		}

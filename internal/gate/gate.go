@@ -48,10 +48,7 @@ func (g *Gate) Serve(ctx context.Context, who Caller, q wire.Request) wire.Reply
 		return wire.Reply{Code: wire.CodeRefused, Word: err.Error()}
 	}
 	if q.Verb == wire.VerbProbe {
-		ready, word := g.ask(ctx, g.policy.Watch(q.Service).Ready)
-		return wire.Reply{Code: wire.CodeOK, Status: &wire.Status{
-			Instance: q.Service, State: wire.StateBlind, Settled: true, Ready: ready, Word: word,
-		}}
+		return g.probe(ctx, q.Service)
 	}
 	s := g.policy.Service(q.Service)
 	q, err := g.policy.bounded(who, q)
@@ -79,13 +76,20 @@ func release(u initsys.Unit) {
 func (g *Gate) instance(s *PolicyService, unit initsys.Unit) *Instance {
 	return &Instance{
 		Name: s.Name + "@" + g.policy.Host, Key: s.Name, Unit: unit, Dir: g.dir, Timeout: g.policy.Timeout,
-		Ready: func(ctx context.Context) (bool, string) { return g.ask(ctx, s.Ready) },
+		Ask: func(ctx context.Context, of Look) Asked {
+			a := g.ask(ctx, s, of)
+			a.Held = g.held(ctx, s)
+			return a
+		},
+		Count: func(ctx context.Context, lives []wire.Life) (int, error) { return g.stale(ctx, s, lives) },
 	}
 }
 
 func (g *Gate) unit(s *PolicyService) (initsys.Unit, error) {
 	output := filepath.Join(g.policy.State, s.Name+".out")
 	switch s.Adapter {
+	case adapterExternal:
+		return external{}, nil
 	case adapterSystemd:
 		c := initsys.SystemdConfig{Unit: s.Unit}
 		if g.policy.Systemctl != "" {
@@ -108,12 +112,3 @@ func (g *Gate) unit(s *PolicyService) (initsys.Unit, error) {
 	}
 }
 
-// ask makes one try of each probe, until one says no.
-func (g *Gate) ask(ctx context.Context, probes []probe.Spec) (ready bool, word string) {
-	for _, p := range probes {
-		if a := g.prober.Try(ctx, p); !a.Ready {
-			return false, a.Word
-		}
-	}
-	return true, ""
-}

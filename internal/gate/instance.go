@@ -33,8 +33,9 @@ type Instance struct {
 	Name  string // "web@web1"
 	Key   string // file name stem in Dir: the service's name
 	Unit  initsys.Unit
-	Ready func(context.Context) (ready bool, word string) // one try of all probes; nil: up is ready
-	Dir   *os.Root                                        // holds KEY.state, KEY.lock and KEY.wait
+	Ask   func(context.Context, Look) Asked                           // one try of all probes of what was seen; nil: up is ready
+	Count func(context.Context, []wire.Life) (stale int, err error) // the connections from before; nil: they cannot be counted
+	Dir   *os.Root                                                  // holds KEY.state, KEY.lock and KEY.wait
 	// Timeout bounds one init job; a request may only ask for less.
 	Timeout time.Duration
 }
@@ -104,11 +105,16 @@ func (p *performer) perform(ctx context.Context, effect Effect) Event {
 		defer cancel()
 		return p.idle(ctx, e.Child)
 	case Ask:
-		if p.Ready == nil {
+		if p.Ask == nil {
 			return Asked{Ready: true}
 		}
-		ready, word := p.Ready(ctx)
-		return Asked{ready, word}
+		return p.Ask(ctx, e.Of)
+	case Count:
+		if p.Count == nil {
+			return Counted{Err: "nobody counts them here"}
+		}
+		stale, err := p.Count(ctx, e.Lives)
+		return Counted{stale, message(err)}
 	case Save:
 		return Stored{message(p.file.save(e.Record.Format(), e.Aside))}
 	case Prepare:

@@ -35,10 +35,10 @@ func folder(t *testing.T) *os.Root {
 // A probe that hangs holds up nobody who has something to do.
 func TestProbesHoldNoLock(t *testing.T) {
 	probing, done := make(chan bool), make(chan bool)
-	i := &Instance{Name: "web@web1", Key: "web", Unit: steady{}, Dir: folder(t), Timeout: time.Minute, Ready: func(context.Context) (bool, string) {
+	i := &Instance{Name: "web@web1", Key: "web", Unit: steady{}, Dir: folder(t), Timeout: time.Minute, Ask: func(context.Context, Look) Asked {
 		probing <- true
 		<-done
-		return true, ""
+		return Asked{Ready: true}
 	}}
 	answer := make(chan wire.Reply)
 	go func() { answer <- i.Do(context.Background(), wire.Request{Verb: wire.VerbStatus}) }()

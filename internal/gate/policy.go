@@ -42,8 +42,8 @@ type Policy struct {
 // PolicyService is a service of this host as its init knows it.
 type PolicyService struct {
 	Name    string
-	Adapter string // "systemd", "sysv", "openrc" or "command"
-	Unit    string // the unit's or script's name; "" for command
+	Adapter string // "systemd", "sysv", "openrc", "command" or "external"
+	Unit    string // the unit's or script's name; "" for command and external
 
 	// The argvs of a command service, programs absolute. Start and Stop are
 	// there; nil is none.
@@ -54,6 +54,16 @@ type PolicyService struct {
 	Wait    *Wait        // how its own start is held; nil: it is not
 	Budget  *Budget      // of those who may make it fresh and not restart it; nil: none
 	Members *Members     // of its pool, where this host keeps slots of it; nil: whom they say
+	// Failures is how many tries in a row must fail before an external service is taken
+	// to have been away; 0: its probes tell its incarnations, or init does.
+	Failures uint64
+	Peers    []Peer // the upstreams to which its connections are counted
+}
+
+// Peer is an upstream instance and where the connections to it lead.
+type Peer struct {
+	Upstream  string   // "oracle@db1"
+	Addresses []string // "ADDRESS:PORT"
 }
 
 // Members are the instances that slots of a pool are for, and how many there are:
@@ -134,6 +144,9 @@ func (p *Policy) Principal(identity string) string {
 func (p *Policy) Authorise(who Caller, verb wire.Verb, service string) error {
 	if who.Key != "" && slices.Contains(p.Revoked, who.Key) { // sshd looks once, when a connection begins
 		return fmt.Errorf("%s: the key %s is revoked", p.Host, wire.Quote(who.Key))
+	}
+	if verb == wire.VerbProbe && !strings.Contains(service, "@") {
+		verb = wire.VerbStatus // a status runs the same probes, and says less
 	}
 	name := p.Principal(who.Identity)
 	if name == "" {
@@ -219,6 +232,9 @@ func (p *Policy) Format() string {
 			inner("pidfile", s.PIDFile)
 		}
 		ready(s.Ready)
+		if s.Failures > 0 {
+			inner("failures", strconv.FormatUint(s.Failures, 10))
+		}
 		if w := s.Wait; w != nil {
 			inner("wait", milliseconds(w.Timeout), milliseconds(w.Grace), map[bool]string{true: waitLeave, false: waitStart}[w.Leave])
 			for _, any := range w.Await {
@@ -230,6 +246,9 @@ func (p *Policy) Format() string {
 		}
 		if m := s.Members; m != nil {
 			inner("pool", append([]string{strconv.FormatUint(m.Most, 10)}, m.Instances...)...)
+		}
+		for _, peer := range s.Peers {
+			inner("peer", append([]string{peer.Upstream}, peer.Addresses...)...)
 		}
 	}
 	for _, w := range p.Watches {
@@ -258,9 +277,11 @@ const (
 	adapterSysV    = "sysv"
 	adapterOpenRC  = "openrc"
 	adapterCommand = "command"
+	// An external service is none of kido's: it is only looked at from here.
+	adapterExternal = "external"
 )
 
-var adapters = []string{adapterSystemd, adapterSysV, adapterOpenRC, adapterCommand}
+var adapters = []string{adapterSystemd, adapterSysV, adapterOpenRC, adapterCommand, adapterExternal}
 
 // What becomes of a start that was held in vain.
 const (
@@ -329,7 +350,7 @@ func (r *policyReader) once(what string) error {
 
 var (
 	outerWords = []string{"host", "state", "prober", "become", "systemctl", "timeout", "service", "watch", "principal", "revoked", "grant"}
-	innerWords = []string{"start", "stop", "restart", "reload", "status", "pidfile", "ready", "wait", "await", "budget", "pool"}
+	innerWords = []string{"start", "stop", "restart", "reload", "status", "pidfile", "ready", "failures", "wait", "await", "budget", "pool", "peer"}
 )
 
 func (r *policyReader) read(word string, args []string) error {
@@ -397,6 +418,10 @@ func (r *policyReader) service(args []string) error {
 	case adapterCommand:
 		if len(args) != 2 {
 			return errors.New("a command service takes nothing more on its line: put start, stop and pidfile on lines of their own below it")
+		}
+	case adapterExternal:
+		if len(args) != 2 {
+			return errors.New("an external service takes nothing more on its line: put its probes on lines that begin with ready below it")
 		}
 	case adapterSystemd:
 		if len(args) != 3 {
@@ -466,18 +491,32 @@ func (r *policyReader) inner(word string, args []string) error {
 	if !ofService {
 		return errors.New("a watch takes only lines that begin with ready: its service is started and stopped at its own host")
 	}
-	if word == "await" {
+	switch word {
+	case "await":
 		return r.await(args, &p.Services[len(p.Services)-1])
+	case "peer":
+		return r.peer(args, &p.Services[len(p.Services)-1])
 	}
 	if err := r.once(word + " of " + r.block); err != nil {
 		return err
 	}
 	s := &p.Services[len(p.Services)-1]
 	switch {
+	case s.Adapter == adapterExternal && word != "failures":
+		return fmt.Errorf("%s: an external service is only looked at: drop this line", word)
 	case word == "wait":
 		return readWait(args, &s.Wait)
 	case word == "budget":
 		return readBudget(args, &s.Budget)
+	case word == "failures":
+		if s.Adapter != adapterExternal {
+			return errors.New("failures is for an external service: init tells the incarnations of this one")
+		}
+		n, err := strconv.ParseUint(strings.Join(args, " "), 10, 8)
+		if s.Failures = n; err != nil || n == 0 || n > 100 {
+			return errors.New("a failures line is: failures 1 to 100")
+		}
+		return nil
 	case word == "pool":
 		return readMembers(args, s)
 	case word == "pidfile" && s.Adapter != adapterSystemd:
@@ -557,6 +596,29 @@ func (r *policyReader) await(args []string, s *PolicyService) error {
 	return nil
 }
 
+// maxPeers bounds the upstreams of a service and the addresses of each.
+const maxPeers = 256
+
+func (r *policyReader) peer(args []string, s *PolicyService) error {
+	if len(args) < 2 || len(args) > maxPeers {
+		return errors.New("a peer line is: peer SERVICE@HOST ADDRESS:PORT …")
+	}
+	service, host, _ := strings.Cut(args[0], "@")
+	if err := errors.Join(checkName("service", service), checkName("host", host)); err != nil {
+		return fmt.Errorf("peer: %w", err)
+	}
+	if n := len(s.Peers); n >= maxPeers || n > 0 && s.Peers[n-1].Upstream >= args[0] {
+		return fmt.Errorf("peer: at most %d, sorted, each once", maxPeers)
+	}
+	for _, a := range args[1:] {
+		if err := (probe.Spec{Kind: probe.KindTCP, Target: a}).Check(); err != nil {
+			return fmt.Errorf("peer: %w", err)
+		}
+	}
+	s.Peers = append(s.Peers, Peer{args[0], args[1:]})
+	return nil
+}
+
 func (r *policyReader) principal(args []string) error {
 	if len(args) < 2 {
 		return errors.New("a principal line is: principal NAME SHA256:… (or unexposed, or local)")
@@ -631,6 +693,14 @@ func (r *policyReader) finish() error {
 		if s.Adapter == adapterCommand && (s.Start == nil || s.Stop == nil || s.PIDFile == "") {
 			return at("service "+s.Name, "a command service needs the lines start, stop and pidfile")
 		}
+		if s.Adapter == adapterExternal {
+			switch tells := slices.ContainsFunc(s.Ready, probe.Spec.TellsLife); {
+			case len(s.Ready) == 0:
+				return at("service "+s.Name, "there is nothing to look at: add a line such as: ready tcp ADDRESS:PORT")
+			case tells == (s.Failures > 0):
+				return at("service "+s.Name, "an external service needs a line failures N just where no probe tells its incarnation")
+			}
+		}
 		if err := p.checkProber(s.Ready); err != nil {
 			return at("service "+s.Name, "%w", err)
 		}
@@ -682,8 +752,8 @@ func (r *policyReader) finish() error {
 // checkProber fails where a probe needs more than a gate can do.
 func (p *Policy) checkProber(specs []probe.Spec) error {
 	for _, s := range specs {
-		if s.Kind == probe.KindHTTPS && p.Prober == "" {
-			return errors.New("an https probe is made by another program: add a line before the services: prober /usr/local/bin/kido")
+		if !s.Local() && p.Prober == "" {
+			return fmt.Errorf("this %s probe is made by another program: add a line before the services: prober /usr/local/bin/kido", s.Kind)
 		}
 	}
 	return nil

@@ -39,6 +39,11 @@ service web command
 	await oracle@db1 cache@c1
 	budget 10 600000
 	pool 1 web@web1 web@web2
+	peer cache@c1 cache.example:11211
+	peer oracle@db1 192.168.0.100:1521 192.168.0.101:1521
+service mail external
+	ready tcp mail.example:25
+	failures 3
 service new systemd httpd@a.service
 	wait 1 10000 start
 service rc openrc httpd
@@ -86,7 +91,9 @@ func TestParsePolicy(t *testing.T) {
 				Ready:   p.Services[0].Ready,
 				Wait:    &Wait{Timeout: 5 * time.Minute, Leave: true, Await: [][]string{{"oracle@db1"}, {"oracle@db1", "cache@c1"}}},
 				Budget:  &Budget{10, 10 * time.Minute}, Members: &Members{1, []string{"web@web1", "web@web2"}},
+				Peers: []Peer{{"cache@c1", []string{"cache.example:11211"}}, {"oracle@db1", []string{"192.168.0.100:1521", "192.168.0.101:1521"}}},
 			},
+			{Name: "mail", Adapter: "external", Ready: p.Services[1].Ready, Failures: 3},
 			{Name: "new", Adapter: "systemd", Unit: "httpd@a.service", Wait: &Wait{Timeout: time.Millisecond, Grace: 10 * time.Second}},
 			{Name: "rc", Adapter: "openrc", Unit: "httpd", PIDFile: "/run/httpd.pid"},
 			{Name: "old", Adapter: "sysv", Unit: "httpd", PIDFile: "/run/httpd.pid"},
@@ -109,7 +116,7 @@ func TestParsePolicy(t *testing.T) {
 	if r := p.Services[0].Ready; len(r) != 1 || r[0].Kind != probe.KindTCP || r[0].Target != "192.168.0.50:80" || r[0].Timeout != 3*time.Second {
 		t.Errorf("probes of web: %+v", r)
 	}
-	if p.Service("older") != &p.Services[4] || p.Service("none") != nil || p.Watch("oracle@db1") != &p.Watches[0] || p.Watch("web") != nil {
+	if p.Service("older") != &p.Services[5] || p.Service("none") != nil || p.Watch("oracle@db1") != &p.Watches[0] || p.Watch("web") != nil {
 		t.Error("Service or Watch finds the wrong one")
 	}
 	if d := parsed(t, "kido-policy 1\nhost h\n"); d.Timeout != DefaultTimeout || d.State != DefaultState {
@@ -223,8 +230,8 @@ func TestParsePolicyErrors(t *testing.T) {
 		{head + web + "principal db1 local\ngrant db1 wab status\n", "line 8: grant db1 wab: there is no service or watch wab: did you mean web?"},
 		{head + web + "principal db1 local\ngrant db1 web probe\n", "probe is for a watch"},
 		{head + "watch o@d\nready tcp 1.2.3.4:5\nprincipal db1 local\ngrant db1 o@d stop\n", "a watch can only be probed"},
-		{head + web + "ready https https://10.0.0.1/health\n", "line 3: service web: an https probe is made by another program"},
-		{head + "watch o@d\nready https https://10.0.0.1/health\n", "line 3: watch o@d: an https probe"},
+		{head + web + "ready https https://10.0.0.1/health\n", "line 3: service web: this https probe is made by another program"},
+		{head + "watch o@d\nready https https://10.0.0.1/health\n", "line 3: watch o@d: this https probe"},
 		{"kido-policy 1\r\nhost h\r\n", "line 1: the line ends in a carriage return"},
 		{head + "become /a \"b\n", "line 3: field 3: the double quote is not closed"},
 		{head + "become /a \"b\"c\n", "put a blank after the closing quote"},

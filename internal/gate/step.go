@@ -98,8 +98,18 @@ type (
 	}
 	Unlocked struct{}
 	Asked    struct { // the probes' answer
-		Ready bool
-		Word  string
+		Ready    bool
+		Degraded bool
+		Word     string
+		// Life is the instance's own word of its incarnation, wire.LifeUntold where it is
+		// to have one and did not say it, "" where no probe tells.
+		Life string
+		Age  time.Duration // of that life; 0 where unknown
+		Held []wire.Held
+	}
+	Counted  struct { // the connections from before
+		Stale int
+		Err   string // they could not be counted
 	}
 	Stored   struct{ Err string }
 	Prepared struct {
@@ -126,7 +136,8 @@ type (
 	Idle   struct{ Child *initsys.Child } // wait until init, and this child, are at rest, and look → Looked
 	See    struct{ Child *initsys.Child } // look once, also whether this child is at work → Looked
 	Unlock struct{}                       // → Unlocked
-	Ask    struct{}                       // run the readiness probes once → Asked
+	Ask    struct{ Of Look }              // run the readiness probes of this incarnation once → Asked
+	Count  struct{ Lives []wire.Life }    // the connections that are older than these → Counted
 	Save   struct {                       // durably; Aside keeps the unreadable file under another name → Stored
 		Record Record
 		Aside  bool
@@ -146,6 +157,7 @@ func (Loaded) event()   {}
 func (Looked) event()   {}
 func (Unlocked) event() {}
 func (Asked) event()    {}
+func (Counted) event()  {}
 func (Stored) event()   {}
 func (Prepared) event() {}
 func (Gone) event()     {}
@@ -157,6 +169,7 @@ func (Idle) effect()    {}
 func (See) effect()     {}
 func (Unlock) effect()  {}
 func (Ask) effect()     {}
+func (Count) effect()   {}
 func (Save) effect()    {}
 func (Prepare) effect() {}
 func (Go) effect()      {}
@@ -206,11 +219,13 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 		if m.first == "" && m.look.State != wire.StateBlind {
 			return m.answerStatus()
 		}
-		return m, Ask{}
+		return m, Ask{Of: m.look}
 	case Asked:
 		m.asked = ev
 		m.at = rereading
 		return m, See{}
+	case Counted:
+		return m.counted(ev)
 	case Stored:
 		return m.stored(ev)
 	case Prepared:
@@ -317,6 +332,13 @@ func (m Machine) answerStatus() (Machine, Effect) {
 	s := r.Status
 	s.Settled = m.look.up() && (m.look.Token == m.first || !rule.Holds(rule.TokenProbeToken)) || m.look.State == wire.StateBlind
 	s.Ready = s.Settled && m.asked.Ready
+	s.Held = m.asked.Held
+	if m.look.up() && rule.Holds(rule.InnerLife) {
+		if s.Life = m.asked.Life; m.asked.Age > 0 {
+			s.Age = m.asked.Age
+		}
+	}
+	s.Degraded = s.Ready && m.asked.Degraded
 	switch {
 	case s.Settled:
 		s.Word = m.asked.Word
@@ -456,11 +478,25 @@ func (m Machine) ensure(running bool) (Machine, Effect) {
 		return m.onHold()
 	case !running:
 		return m.attempt(m.toward(initsys.Start))
+	case m.q.Reaction == wire.ReactReload && len(m.q.Lives) > 0:
+		return m, Count{Lives: m.q.Lives}
 	case m.q.Reaction == wire.ReactReload:
 		return m.attempt(m.toward(initsys.Reload))
 	default:
 		return m.attempt(m.toward(initsys.Restart))
 	}
+}
+
+// counted reloads where connections are held that are older than the upstreams'
+// present lives. Without any the instance is as good as reloaded: what it opens from
+// now on leads to those lives, for they were ready before this request was made.
+func (m Machine) counted(ev Counted) (Machine, Effect) {
+	if ev.Err != "" || ev.Stale > 0 {
+		return m.attempt(m.toward(initsys.Reload))
+	}
+	r := m.rec
+	r.Wanted, r.Seen, r.Basis = wire.WantedUp, m.look.State, m.q.New
+	return m.note(r, wire.CodeDone, "no connection from before is held: there is nothing to reload")
 }
 
 // fence sees to it that no request passes any more that expects the generation

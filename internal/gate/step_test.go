@@ -24,6 +24,9 @@ type world struct {
 	broken   bool           // starts fail
 	deaf     bool           // restarts report success and do nothing
 	fullDisk bool
+	stale    int  // connections from before; -1: they cannot be counted
+	counts   int
+	asked    Asked
 	waiter   bool // init has begun to start it, and a waiter holds that back
 	seen     int  // the generation that the waiter has seen
 	now      time.Duration
@@ -115,7 +118,13 @@ func (w *world) perform(e Effect) Event {
 	case Unlock:
 		return Unlocked{}
 	case Ask:
-		return Asked{Ready: true}
+		return w.asked
+	case Count:
+		w.counts++
+		if w.stale < 0 {
+			return Counted{Err: "no such table"}
+		}
+		return Counted{Stale: w.stale}
 	case Save:
 		if w.fullDisk {
 			return Stored{Err: "no space left on device"}
@@ -180,7 +189,7 @@ func ensure(expect, next wire.Vector) wire.Request {
 }
 
 func upSince(basis wire.Vector) *world {
-	w := &world{state: wire.StateUp, life: 1}
+	w := &world{state: wire.StateUp, life: 1, asked: Asked{Ready: true}}
 	w.disk = Record{Instance: "web@web1", Generation: 3, Wanted: wire.WantedUp, Seen: wire.StateUp, Own: "life:1", Basis: basis}.Format()
 	return w
 }
@@ -195,6 +204,15 @@ func TestEnsure(t *testing.T) {
 	}
 	reload := ensure(old, next)
 	reload.Reaction = wire.ReactReload
+	ifStale := reload
+	ifStale.Lives = []wire.Life{{Upstream: "db@db1", Age: time.Minute}}
+	restartIfStale := ensure(old, next)
+	restartIfStale.Lives = ifStale.Lives
+	holding := func(n int, basis wire.Vector) *world {
+		w := upSince(basis)
+		w.stale = n
+		return w
+	}
 	for _, c := range []struct {
 		name              string
 		w                 *world
@@ -208,6 +226,11 @@ func TestEnsure(t *testing.T) {
 		{"a current one is left alone", upSince(next), ensure(old, next), wire.CodeAlready, next, 0, 0, wire.StateUp},
 		{"someone else was here", upSince(vector("c")), ensure(old, next), wire.CodeStale, vector("c"), 0, 0, wire.StateUp},
 		{"a reload", upSince(old), reload, wire.CodeDone, next, 0, 1, wire.StateUp},
+		{"a reload if stale, and it holds some", holding(3, old), ifStale, wire.CodeDone, next, 0, 1, wire.StateUp},
+		{"a reload if stale, and it holds none", holding(0, old), ifStale, wire.CodeDone, next, 0, 0, wire.StateUp},
+		{"a reload if stale, and nobody can count", holding(-1, old), ifStale, wire.CodeDone, next, 0, 1, wire.StateUp},
+		{"a reload if stale, and someone else was here", holding(0, vector("c")), ifStale, wire.CodeStale, vector("c"), 0, 0, wire.StateUp},
+		{"a restart never asks", holding(0, old), restartIfStale, wire.CodeDone, next, 1, 0, wire.StateUp},
 		{"nothing on record", &world{state: wire.StateUp, life: 1}, ensure(nil, next), wire.CodeDone, next, 1, 0, wire.StateUp},
 		{"stopped by hand", down(wire.WantedUp, wire.StateDown), ensure(old, next), wire.CodeWaived, next, 0, 0, wire.StateDown},
 		{"stopped by kido", down(wire.WantedDown, wire.StateDown), ensure(old, next), wire.CodeWaived, next, 0, 0, wire.StateDown},
@@ -717,5 +740,24 @@ func TestStatusOnAFullDisk(t *testing.T) {
 	w.letGo()
 	if s := w.status(t); s.State != wire.StateUp || s.Intent || !s.Basis.Equal(vector("b")) || w.record(t).Intent == nil {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestStatusTellsLife: what the instance itself says of its incarnation is told only
+// of one that is up, and together with init's token.
+func TestStatusTellsLife(t *testing.T) {
+	w := upSince(vector("a"))
+	w.asked = Asked{Ready: true, Degraded: true, Word: "read-only", Life: "17", Age: time.Hour, Held: []wire.Held{{Upstream: "db@db1", Open: 1}}}
+	s := w.status(t)
+	if s.Incarnation() != "life:1+17" || !s.Ready || !s.Degraded || s.Word != "read-only" || s.Age != time.Hour || len(s.Held) != 1 {
+		t.Errorf("told %+v", s)
+	}
+	w.asked = Asked{Word: "starting up", Life: wire.LifeUntold}
+	if s := w.status(t); s.Incarnation() != "" || s.Token != "life:1" || s.Ready || s.Degraded {
+		t.Errorf("of one that does not say it: %+v", s)
+	}
+	w.state = wire.StateDown
+	if s := w.status(t); s.Life != "" || s.Incarnation() != "" {
+		t.Errorf("of one that is down: %+v", s)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"kido/internal/failpoint"
 	"kido/internal/initsys"
+	"kido/internal/probe"
 	"kido/internal/rule"
 	"kido/internal/wire"
 )
@@ -263,11 +264,11 @@ func (h *holder) probe(ctx context.Context, g *Gate, await [][]string) {
 func (g *Gate) anyReady(ctx context.Context, some []string) (word string, ready bool) {
 	var words []string
 	for _, instance := range some {
-		ready, word := g.ask(ctx, g.policy.Watch(instance).Ready)
-		if ready {
+		a := g.each(ctx, g.policy.Watch(instance).Ready, probe.Life{}, false)
+		if a.Ready {
 			return "", true
 		}
-		words = append(words, instance+": "+word)
+		words = append(words, instance+": "+a.Word)
 	}
 	return strings.Join(words, ", "), false
 }

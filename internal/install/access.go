@@ -298,6 +298,7 @@ func sudoers(p *gate.Policy) (string, error) {
 func commandsOf(p *gate.Policy, v gate.PolicyService) [][]string {
 	var all [][]string
 	switch site.AdapterKind(v.Adapter) {
+	case site.KindExternal:
 	case site.KindSystemd:
 		if p.Systemctl != "" {
 			for _, verb := range unitVerbs {

@@ -47,11 +47,12 @@ func (h Hook) links() []string {
 const written = "Written by kido install, from " + siteFile + "; what is changed here is lost."
 
 // announce is the hook that tells all that depends on an instance of a new
-// incarnation of it.
-func announce(init Init, i site.Instance, unit string, f Facts, bare bool) (Hook, File) {
+// incarnation of it. One that may be restarted inside its unit is looked at for as
+// long as the unit is up: init notices nothing.
+func announce(init Init, i site.Instance, unit string, f Facts, bare, inner bool) (Hook, File) {
 	h := Hook{Name: "kido-announce-" + i.Service, Unit: unit, Announce: true, Follow: init != Systemd || unit == ""}
 	argv := kidoProgram + " announce " + i.String() + " --keep-trying"
-	if h.Follow {
+	if h.Follow || inner {
 		argv += " --follow"
 	}
 	what := "once " + i.Service + " is up, make all that depends on it fresh"
@@ -166,7 +167,8 @@ esac
 }
 
 // sandbox leaves what a run and the gate that it starts here need: the network,
-// the bus, root to become the gate's user, and reading whatever a probe reads.
+// the bus, root to become the gate's user, and reading whatever a probe reads; the
+// kernel's tables of connections are asked for by netlink.
 // Neither ProtectKernelTunables nor ProtectControlGroups: in a container they lay
 // bare the boot id of the kernel outside, and an incarnation would have another
 // token in here.
@@ -177,7 +179,7 @@ ProtectKernelModules=yes
 ProtectKernelLogs=yes
 ProtectClock=yes
 ProtectHostname=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes

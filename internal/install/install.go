@@ -75,6 +75,10 @@ type Facts struct {
 	Sequential bool              // SysV: scripts start one by one in the order of their numbers
 	Logrotate  bool
 
+	// Unreadable says of files that the host's probes name why the gate cannot use them:
+	// above all since its user cannot read them.
+	Unreadable map[string]string
+
 	// The programs to be installed, absolute; "" where they are not to be found.
 	Kido, Gate string
 }
@@ -230,6 +234,7 @@ func Make(src Source, host string, f Facts) (*Setup, error) {
 		return nil, err
 	}
 	m.copies()
+	m.secrets(policy)
 	rights, err := m.privileges(policy)
 	if err != nil {
 		return nil, err
@@ -418,7 +423,7 @@ func (m *maker) hooks(policy *gate.Policy) error {
 			}
 		}
 		if i := (site.Instance{Service: v.Name, Host: m.Host}); slices.Contains(announced, i) {
-			h, file := announce(m.Init, i, unit, m.facts, bare)
+			h, file := announce(m.Init, i, unit, m.facts, bare, v.TellsLife())
 			m.hook(h, file)
 			logs = logs || m.Init != Systemd
 		}
@@ -452,7 +457,7 @@ func (m *maker) hook(h Hook, f File) {
 func (m *maker) unitOf(v *site.Service) (string, error) {
 	kind, name := v.Adapter.Kind, v.Adapter.Unit
 	switch {
-	case kind == site.KindCommand:
+	case kind == site.KindCommand, kind == site.KindExternal:
 		return "", nil
 	case string(kind) == string(m.Init):
 		if m.Init != Systemd {

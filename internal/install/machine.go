@@ -110,6 +110,9 @@ func (m *Machine) Look(s *site.Site, host string) (Facts, error) {
 	f.SSHDInclude = includesFolder(string(config)) && m.exists(filepath.Dir(sshdDropIn))
 	f.Exempt = m.exempt()
 	f.Kido, f.Gate = m.programs()
+	if f.Unreadable, err = m.unreadable(s, host); err != nil {
+		return f, err
+	}
 	if f.Init == Systemd {
 		f.Polkit, f.Systemctl = m.polkit(), m.systemctl()
 		return f, m.units(s, host, f.Units)

@@ -3,7 +3,6 @@ package install
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -109,7 +108,7 @@ func newPolicy(s *site.Site, host string) *policyBuilder {
 		if i.Host != host || v.Adapter.Kind == site.KindPlain {
 			continue
 		}
-		for _, u := range b.topo.ProbedFrom(i) {
+		for _, u := range b.topo.ProbedFrom(i, site.FromDependent) {
 			watch(u, Probes(s, s.Service(u.Service), u.Host, site.FromDependent))
 		}
 		held := b.wait(v)
@@ -127,13 +126,40 @@ func newPolicy(s *site.Site, host string) *policyBuilder {
 			Name: v.Name, Adapter: string(a.Kind), Unit: a.Unit,
 			Start: a.Start, Stop: a.Stop, Restart: a.Restart, Reload: a.Reload, Status: a.Status,
 			PIDFile: a.PIDFile, Ready: Probes(s, v, host, site.FromHost), Wait: held,
-			Budget: budgetOf(v), Members: membersAt(v, host),
+			Budget: budgetOf(v), Members: membersAt(v, host), Failures: failuresOf(v), Peers: peersOf(s, i),
 		})
 	}
 	for _, u := range order {
 		b.policy.Watches = append(b.policy.Watches, gate.Watch{Instance: u.String(), Ready: watched[u]})
 	}
 	return b
+}
+
+// failuresOf is how many tries must fail before a service is taken to have been
+// away; 0 where something tells its incarnations.
+func failuresOf(v *site.Service) uint64 {
+	if v.Adapter.Kind != site.KindExternal || v.TellsLife() {
+		return 0
+	}
+	return uint64(v.Failures)
+}
+
+// peersOf are the upstreams of an instance to which its host's connections are
+// counted: those whose restarts it reacts to, where it is known where they listen.
+func peersOf(s *site.Site, i site.Instance) []gate.Peer {
+	var all []gate.Peer
+	for _, dep := range s.Service(i.Service).After {
+		if dep.OnRestart == site.ReactionNone {
+			continue
+		}
+		for _, u := range upstreams(s, i, dep) {
+			if at := s.Service(u.Service).Listens; at != "" {
+				all = append(all, gate.Peer{Upstream: u.String(), Addresses: []string{fill(at, s.Host(u.Host).Address)}})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b gate.Peer) int { return strings.Compare(a.Upstream, b.Upstream) })
+	return all
 }
 
 // budgetOf is how often a host's key may make a service fresh; nil: as often as it
@@ -220,23 +246,17 @@ func seenFrom(s *site.Site, v *site.Service, host, place string) []probe.Spec {
 // reachable reports whether a probe that is meant for the instance's own host
 // means the same elsewhere.
 func reachable(p probe.Spec) bool {
-	var name string
-	switch p.Kind {
-	case probe.KindTCP:
-		name, _, _ = net.SplitHostPort(p.Target)
-	case probe.KindHTTP, probe.KindHTTPS:
-		u, err := url.Parse(p.Target)
-		if err != nil {
+	if len(p.Of) > 0 {
+		return !slices.ContainsFunc(p.Of, func(part probe.Spec) bool { return !reachable(part) })
+	}
+	sort, _ := probe.SortOf(p.Kind)
+	for name := range p.Options {
+		if o, _ := sort.Option(name); o.Source { // it is at that host, and need not be at another
 			return false
 		}
-		name = u.Hostname()
-	default:
-		return false
 	}
-	if ip, err := netip.ParseAddr(name); err == nil {
-		return !ip.Unmap().IsLoopback() && !ip.IsUnspecified()
-	}
-	return name != "localhost" && !strings.HasSuffix(name, ".localhost")
+	name, _, err := net.SplitHostPort(p.Address())
+	return err == nil && !site.Loopback(name)
 }
 
 // principals are the names under which identities are granted something: a key
@@ -302,7 +322,7 @@ func (b *policyBuilder) peer(p peer, identities []string) {
 				continue
 			}
 			b.grant(name, i.Service, wire.VerbEnsure)
-			for _, u := range b.topo.ProbedFrom(i) {
+			for _, u := range b.topo.ProbedFrom(i, site.FromDependent) {
 				b.grant(name, u.String(), wire.VerbProbe)
 			}
 		}
@@ -340,9 +360,9 @@ func (b *policyBuilder) finish() *gate.Policy {
 			}
 		}
 	}
-	isHTTPS := func(p probe.Spec) bool { return p.Kind == probe.KindHTTPS }
-	if slices.ContainsFunc(p.Services, func(v gate.PolicyService) bool { return slices.ContainsFunc(v.Ready, isHTTPS) }) ||
-		slices.ContainsFunc(p.Watches, func(w gate.Watch) bool { return slices.ContainsFunc(w.Ready, isHTTPS) }) {
+	foreign := func(p probe.Spec) bool { return !p.Local() }
+	if slices.ContainsFunc(p.Services, func(v gate.PolicyService) bool { return slices.ContainsFunc(v.Ready, foreign) }) ||
+		slices.ContainsFunc(p.Watches, func(w gate.Watch) bool { return slices.ContainsFunc(w.Ready, foreign) }) {
 		p.Prober = kidoProgram
 	}
 	return p
@@ -454,23 +474,29 @@ func Probes(s *site.Site, v *site.Service, host string, from site.ProbeFrom) []p
 		if p.From != from {
 			continue
 		}
-		spec := probe.Spec{Status: p.Status, Timeout: p.Timeout}
-		switch {
-		case p.TCP != "":
-			spec.Kind, spec.Target = probe.KindTCP, fill(p.TCP, address)
-		case p.HTTP != "":
-			u, err := url.Parse(p.HTTP)
-			if err != nil {
-				continue // package site does not let such a probe pass
-			}
-			u.Host = fill(u.Host, address)
-			spec.Kind, spec.Target = probe.Kind(u.Scheme), u.String()
-		default:
-			spec.Kind, spec.Argv = probe.KindExec, p.Exec
-		}
-		specs = append(specs, spec)
+		specs = append(specs, about(p.Spec, address))
 	}
 	return specs
+}
+
+// about is a probe of the instance at an address, where it names none itself.
+func about(spec probe.Spec, address string) probe.Spec {
+	sort, _ := probe.SortOf(spec.Kind)
+	switch sort.Form {
+	case probe.FormAddress:
+		spec.Target = fill(spec.Target, address)
+	case probe.FormURL:
+		if u, err := url.Parse(spec.Target); err == nil { // package site lets no other pass
+			u.Host = fill(u.Host, address)
+			spec.Target = u.String()
+		}
+	case probe.FormParts:
+		spec.Of = slices.Clone(spec.Of)
+		for i, part := range spec.Of {
+			spec.Of[i] = about(part, address)
+		}
+	}
+	return spec
 }
 
 // fill puts the instance's address into a "host:port" that has no host.

@@ -5,6 +5,7 @@ import (
 
 	"kido/internal/keys"
 	"kido/internal/plan"
+	"kido/internal/probe"
 	"kido/internal/site"
 )
 
@@ -41,3 +42,7 @@ func (m *Machine) Next(setup *Setup) (string, error) {
 
 // KidoProgram is kido at a host.
 const KidoProgram = kidoProgram
+
+// Reachable reports whether a probe that is meant for the instance's own host means
+// the same from elsewhere.
+func Reachable(p probe.Spec) bool { return reachable(p) }

@@ -153,6 +153,11 @@ func (m *maker) declared(i int32) *site.Service { return m.site.Services[m.servi
 
 func (m *maker) plain(i int32) bool { return m.declared(i).Adapter.Kind == site.KindPlain }
 
+func (m *maker) external(i int32) bool { return m.declared(i).Adapter.Kind == site.KindExternal }
+
+// alone leaves an external instance alone, for it takes no orders from here.
+func (m *maker) alone(i int32) { m.leave(i, "is external: kido only looks at it") }
+
 func (m *maker) step(i int32, a Action, reason string, likely bool) {
 	if o := m.observed(i); o.Status == nil && o.Err != "" {
 		reason += " (not reached: " + o.Err + ")"
@@ -215,6 +220,8 @@ func (m *maker) start() error {
 		}
 		s := m.status(i)
 		switch {
+		case m.external(i):
+			m.step(i, ActWait, who+"; it is external: waited for", s == nil || !s.Ready)
 		case m.plain(i) && m.req.Verb == Start:
 			m.cannot(i, "tell whether it is up, nor start")
 		case m.plain(i):
@@ -361,7 +368,7 @@ func (m *maker) fresh(d int32) string {
 			since = "started or reloaded after "
 		}
 		for u, end := m.upstreams(d, dep); u < end; u++ {
-			if s := m.status(u); s != nil && s.Token != "" && m.judge.of(u).why == "" {
+			if s := m.status(u); s != nil && s.Incarnation() != "" && m.judge.of(u).why == "" {
 				after = append(after, u)
 			}
 		}
@@ -395,6 +402,8 @@ func (m *maker) react() error {
 			}
 		}
 		switch {
+		case m.target[d] && m.req.Verb == Restart && m.external(d):
+			m.alone(d)
 		case m.target[d] && m.req.Verb == Restart:
 			m.step(d, ActRestart, asked, true)
 			m.renewed[d] = true
@@ -510,6 +519,8 @@ func (m *maker) stop() {
 			}
 		}
 		switch {
+		case m.external(d):
+			m.alone(d)
 		case m.plain(d):
 			m.cannot(d, "stop")
 		case m.down(d):
@@ -532,6 +543,8 @@ func (m *maker) reload() {
 		a := m.declared(i).Adapter
 		switch {
 		case !m.target[i]:
+		case a.Kind == site.KindExternal:
+			m.alone(i)
 		case a.Kind == site.KindPlain:
 			m.cannot(i, "reload")
 		case a.Kind == site.KindCommand && len(a.Reload) == 0:

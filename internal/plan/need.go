@@ -129,7 +129,7 @@ func notReady(o Observation) string {
 		return "stopped on purpose"
 	case s.Ready && s.State == wire.StateBlind:
 		return ""
-	case s.Ready && (!s.Settled || s.Token == ""):
+	case s.Ready && (!s.Settled || s.Incarnation() == ""):
 		return "not settled: its incarnation changed while it was probed"
 	case s.Ready, s.Token != "" && !rule.Holds(rule.ReadyFirst):
 		return ""
@@ -179,6 +179,7 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 	}
 	v.Own = own(o.Status)
 	stale, all := reactNone, reactNone // the strongest reaction asked for
+	unless := true                     // of every debt: only if connections from before are held
 	for _, dep := range j.t.depsOf(i) {
 		if dep.reaction == reactNone {
 			continue
@@ -200,7 +201,7 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 			had, onRecord := o.Status.Basis.Get(name)
 			has := ""
 			if s.Status != nil {
-				has = s.Status.Token
+				has = s.Status.Incarnation()
 			}
 			switch {
 			case why != "" && (!blocked || has == ""): // passed over, or waited for
@@ -215,6 +216,9 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 				if had != has {
 					v.Debts = append(v.Debts, j.debt(i, name, had, has))
 					stale = max(stale, dep.reaction)
+					if unless = unless && dep.ifStale && s.Status.Age > 0; unless {
+						v.Lives = append(v.Lives, wire.Life{Upstream: name, Age: s.Status.Age})
+					}
 				}
 			}
 		}
@@ -223,6 +227,9 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 	slices.SortFunc(v.Debts, func(a, b Debt) int { return cmp.Compare(a.Upstream, b.Upstream) })
 	sortBlocks(v.Blocked)
 	sortBlocks(v.Passed)
+	if slices.SortFunc(v.Lives, func(a, b wire.Life) int { return cmp.Compare(a.Upstream, b.Upstream) }); !unless || v.Own != "" || stale != reactReload {
+		v.Lives = nil
+	}
 	if stale == reactNone && v.Own != "" {
 		stale = cmp.Or(all, reactRestart)
 	}

@@ -330,3 +330,59 @@ services:
 		t.Errorf("%d restarts of a cost d up to %d, in %d states", restarts, worst, len(seen))
 	}
 }
+
+// TestNeedLives: a reload that is made only where connections from before are held
+// names the lives that these must be older than, and any other debt makes it unconditional.
+func TestNeedLives(t *testing.T) {
+	s, err := site.Parse("site.yaml", []byte(`
+site: s
+hosts: {h: 10.0.0.1, i: 10.0.0.2}
+services:
+  db: {hosts: [h], systemd: db.service, ready: [{tcp: ":1"}]}
+  cache: {hosts: [h], systemd: cache.service, ready: [{tcp: ":2"}]}
+  log: {hosts: [h], systemd: log.service, ready: [{tcp: ":3"}]}
+  web:
+    hosts: [i]
+    systemd: web.service
+    after:
+      db: {on_restart: reload, if: stale-connections}
+      cache: {on_restart: reload, if: stale-connections}
+      log: reload
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	topo := plan.New(s)
+	up := func(token, life string) *wire.Status {
+		return &wire.Status{State: wire.StateUp, Token: token, Life: life, Settled: true, Ready: true, Age: 7e9, Wanted: wire.WantedUp}
+	}
+	for name, x := range map[string]struct {
+		change func(db, cache, log, web *wire.Status)
+		debts  int
+		lives  string
+	}{
+		"fresh":                       {func(_, _, _, _ *wire.Status) {}, 0, "[]"},
+		"inside the unit":             {func(db, _, _, _ *wire.Status) { db.Life = "2" }, 1, "[{db@h 7s}]"},
+		"both":                        {func(db, cache, _, _ *wire.Status) { db.Life, cache.Token = "2", "c2" }, 2, "[{cache@h 7s} {db@h 7s}]"},
+		"and one that always reloads": {func(db, _, log, _ *wire.Status) { db.Life, log.Token = "2", "l2" }, 2, "[]"},
+		"of an unknown age":           {func(db, _, _, _ *wire.Status) { db.Life, db.Age = "2", 0 }, 1, "[]"},
+		"an unfinished change":        {func(db, _, _, web *wire.Status) { db.Life, web.Intent, web.IntentVerb = "2", true, wire.VerbReload }, 1, "[]"},
+		"a life that is not told":     {func(db, _, _, _ *wire.Status) { db.Life, db.Ready, db.Word = wire.LifeUntold, false, "starting up" }, 0, "[]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, cache, log, web := up("d", "1"), up("c", ""), up("l", ""), up("w", "")
+			web.Basis = wire.NewVector(wire.Entry{Instance: "db@h", Token: "d+1"}, wire.Entry{Instance: "cache@h", Token: "c"}, wire.Entry{Instance: "log@h", Token: "l"})
+			x.change(db, cache, log, web)
+			all := map[string]*wire.Status{"db@h": db, "cache@h": cache, "log@h": log, "web@i": web}
+			v := topo.Need(site.Instance{Service: "web", Host: "i"}, func(i site.Instance) plan.Observation {
+				return plan.Observation{Status: all[i.String()]}
+			}, nil)
+			if len(v.Debts) != x.debts || fmt.Sprint(v.Lives) != x.lives {
+				t.Errorf("debts %v, lives %v; want %d and %s", v.Debts, v.Lives, x.debts, x.lives)
+			}
+			if name == "inside the unit" && v.New[1].Token != "d+2" {
+				t.Errorf("new basis %v", v.New)
+			}
+		})
+	}
+}

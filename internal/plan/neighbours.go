@@ -1,27 +1,20 @@
 package plan
 
-import (
-	"slices"
-
-	"kido/internal/site"
-)
+import "kido/internal/site"
 
 // Site is the site that the topology was made of.
 func (t *Topology) Site() *site.Site { return t.site }
 
 // ProbedFrom lists the upstream instances of d that have a probe to be asked
-// at d's own host, in the order of the site file.
-func (t *Topology) ProbedFrom(d site.Instance) []site.Instance {
+// from a place, in the order of the site file.
+func (t *Topology) ProbedFrom(d site.Instance, from site.ProbeFrom) []site.Instance {
 	i, ok := t.lookup(d)
 	if !ok {
 		return nil
 	}
 	var probed []site.Instance
 	for _, dep := range t.depsOf(i) {
-		asks := slices.ContainsFunc(t.site.Services[dep.upstream].Ready, func(p site.Probe) bool {
-			return p.From == site.FromDependent
-		})
-		if !asks {
+		if !t.site.Services[dep.upstream].Asked(from) {
 			continue
 		}
 		for u, end := t.upstreams(i, dep); u < end; u++ {

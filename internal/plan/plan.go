@@ -120,6 +120,9 @@ type Verdict struct {
 	New      wire.Vector
 	Reaction wire.Reaction // restart wherever one stale edge asks for it
 	Debts    []Debt        // empty: its basis is current; sorted by upstream
+	// Lives, where there are any: a reload is needed only where connections are held that
+	// are older than these lives of upstreams. Sorted by upstream.
+	Lives []wire.Life
 	// Own says why the instance needs an ENSURE whatever its basis: it is held,
 	// it has failed, or an unfinished change is on record. Mostly empty.
 	Own string

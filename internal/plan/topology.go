@@ -30,6 +30,7 @@ type dependency struct {
 	soft     bool // strength wants
 	any      bool // of any
 	sameHost bool
+	ifStale  bool // it is followed only where connections from before are held
 }
 
 type reaction uint8
@@ -118,7 +119,7 @@ func New(s *site.Site) *Topology {
 			d := &v.After[i]
 			t.deps = append(t.deps, dependency{
 				-1, reactionOf(d.OnRestart),
-				d.Strength == site.Wants, d.Of == site.OfAny, d.SameHost,
+				d.Strength == site.Wants, d.Of == site.OfAny, d.SameHost, d.IfStale,
 			})
 			if queries = append(queries, query{name: d.Upstream}); len(queries) == batch {
 				resolve()

@@ -1,11 +1,14 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -17,61 +20,83 @@ const (
 	defaultProgram = "/usr/local/bin/kido"
 	maxOutput      = wire.MaxLine // bytes of a program's output that are kept
 	nobody         = 65534
+	// childMargin is how much of a try its program keeps to start and to answer.
+	childMargin = 300 * time.Millisecond
 )
 
 // ChildArg is the hidden first argument with which a [Local] runs its Program.
 const ChildArg = "probe-child"
 
 // execute runs a probe of the administrator's own: exit status 0 is ready, else
-// the first line that it wrote is the word.
+// the first line that it wrote is the word. Where it tells its incarnation that comes
+// first, and the word after it.
 func execute(ctx context.Context, s Spec) Answer {
 	output, err := run(ctx, s.Argv, "", nil)
-	switch exit, ok := errors.AsType[*exec.ExitError](err); {
+	exit, ended := errors.AsType[*exec.ExitError](err)
+	degraded := ended && strconv.Itoa(exit.ExitCode()) == s.Options["degraded"]
+	a := Answer{Ready: err == nil || degraded}
+	if a.Ready && s.TellsLife() {
+		life, rest := firstLine(output)
+		if life == "" {
+			return NotReady("%s does not tell its incarnation: it wrote nothing", s.Argv[0])
+		}
+		a, output = Alive(life, 0), rest
+	}
+	line, _ := firstLine(output)
+	switch {
 	case err == nil:
-		return Answer{Ready: true}
+		return a
+	case degraded:
+		return a.Degrade(cmp.Or(Printable(line), fmt.Sprintf("%s: %v", s.Argv[0], exit)))
 	case ctx.Err() != nil:
 		return s.Why(ctx, err)
-	case !ok:
-		return NotReady("%s: %v", s.Argv[0], errno(err))
-	default:
-		for line := range strings.Lines(output) {
-			if line = Printable(line); line != "" {
-				return NotReady("%s", line)
-			}
-		}
-		return NotReady("%s: %v", s.Argv[0], exit)
+	case !ended:
+		return Untried("%s: %v", s.Argv[0], errno(err))
 	}
+	return NotReady("%s", cmp.Or(Printable(line), fmt.Sprintf("%s: %v", s.Argv[0], exit)))
 }
 
-func (l Local) delegate(ctx context.Context, s Spec) Answer {
-	program := l.Program
-	if program == "" {
-		program = defaultProgram
+// firstLine is the first line of a text that says anything, and what follows it.
+func firstLine(text string) (line, rest string) {
+	for line == "" && text != "" {
+		line, text, _ = strings.Cut(text, "\n")
+		line = strings.TrimSpace(line)
 	}
+	return line, text
+}
+
+// delegate has another program make the try. That has a little less time, so that it
+// can say more than that its time was over.
+func (l Local) delegate(ctx context.Context, s Spec) Answer {
+	program := cmp.Or(l.Program, defaultProgram)
 	var as *syscall.Credential
 	if os.Geteuid() == 0 {
 		// What parses certificates and whatever a server sends needs no rights.
 		as = &syscall.Credential{Uid: nobody, Gid: nobody}
 	}
-	output, err := run(ctx, []string{program, ChildArg}, wire.FormatLine(s.Fields()...)+"\n", as)
-	exit, ok := errors.AsType[*exec.ExitError](err)
+	end, _ := ctx.Deadline() // there is one, see Limit
+	left := time.Until(end)
+	task := Task{Spec: s, Within: max(time.Millisecond, left-min(childMargin, left/4))}
+	output, err := run(ctx, []string{program, ChildArg}, task.String(), as)
+	exit, ended := errors.AsType[*exec.ExitError](err)
 	switch {
+	case err == nil:
 	case ctx.Err() != nil:
 		return s.Why(ctx, err)
 	case errors.Is(err, os.ErrNotExist):
-		return NotReady("%s probes at a host need the kido program there: install it at %s or use http", s.Kind, program)
-	case err != nil && !ok:
-		return NotReady("%s: %v", program, errno(err))
-	case err != nil:
-		return NotReady("%s %s: %v", program, ChildArg, exit)
+		return Untried("%s probes at a host need the kido program there: install it at %s", s.Kind, program)
+	case !ended:
+		return Untried("%s: %v", program, errno(err))
+	default:
+		return Untried("%s %s: %v", program, ChildArg, exit)
 	}
 	fields, err := wire.ParseLine(strings.TrimSuffix(output, "\n"))
 	if err != nil {
-		return NotReady("%s %s: %v", program, ChildArg, err)
+		return Untried("%s %s: %v", program, ChildArg, err)
 	}
 	a, err := ParseAnswer(fields)
 	if err != nil {
-		return NotReady("%s %s: %v", program, ChildArg, err)
+		return Untried("%s %s: %v", program, ChildArg, err)
 	}
 	return a
 }
@@ -87,29 +112,25 @@ func errno(err error) error {
 // run runs argv to its end or to ctx's, and returns the beginning of what it
 // wrote. Its process group has ended when run returns, children that it left
 // behind included. Its standard error is kept with its output, except where it
-// is run as somebody else and its output is a message.
+// is told something and its output is a message.
 func run(ctx context.Context, argv []string, stdin string, as *syscall.Credential) (output string, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
-	cmd := exec.Cmd{
-		Path:        argv[0],
-		Args:        argv,
-		Dir:         "/",
-		Env:         []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C", "HOME=/"},
-		Stdout:      w,
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: as},
-	}
+	cmd := command(argv)
+	cmd.Stdout = w
+	cmd.SysProcAttr.Credential = as
 	if stdin == "" {
 		cmd.Stderr = w
 	} else {
-		in, err := text(stdin)
+		in, stop, err := feed(stdin)
 		if err != nil {
 			w.Close()
 			return "", err
 		}
+		defer stop()
 		defer in.Close()
 		cmd.Stdin = in
 	}
@@ -148,16 +169,29 @@ func run(ctx context.Context, argv []string, stdin string, as *syscall.Credentia
 	return <-read, err
 }
 
-// text is a file to read s from. It is short enough for a pipe to hold.
-func text(s string) (*os.File, error) {
+// command is a program with a process group and an environment of its own.
+func command(argv []string) *exec.Cmd {
+	return &exec.Cmd{
+		Path:        argv[0],
+		Args:        argv,
+		Dir:         "/",
+		Env:         []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C", "HOME=/"},
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}
+}
+
+// feed is a file to read s from. When stop has returned nobody writes to it any
+// more, whether or not it was read to its end.
+func feed(s string) (r *os.File, stop func(), err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer w.Close()
-	if _, err := w.WriteString(s); err != nil {
-		r.Close()
-		return nil, err
-	}
-	return r, nil
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.WriteString(w, s) // who does not read it to its end answers nothing that counts
+		w.Close()
+	}()
+	return r, func() { w.Close(); <-done }, nil
 }

@@ -2,12 +2,14 @@ package probe_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -26,7 +28,7 @@ const (
 	long  = 20 * time.Second       // for tries that must not
 )
 
-// TestMain lets this binary be the program of a Local: it reads the question
+// TestMain lets this binary be the program of a Local: it reads the task
 // and answers by its target's host.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == probe.ChildArg {
@@ -36,15 +38,30 @@ func TestMain(m *testing.M) {
 }
 
 func program() {
-	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	in := bufio.NewReaderSize(os.Stdin, 16)
+	line, _ := in.ReadString('\n')
+	say := func(word string) { fmt.Println(wire.FormatLine("not-ready", "5", "", word)) }
 	switch {
 	case strings.Contains(line, "//uid"):
 		groups, _ := os.Getgroups()
-		fmt.Println(wire.FormatLine("not-ready", "5", fmt.Sprint(os.Getuid(), os.Getgid(), groups)))
+		say(fmt.Sprint(os.Getuid(), os.Getgid(), groups))
 	case strings.Contains(line, "//echo"):
-		fmt.Println(wire.FormatLine("not-ready", "5", strings.TrimSpace(line)))
+		say(strings.TrimSpace(line))
+	case strings.Contains(line, "//task"):
+		task, err := probe.ReadTask(io.MultiReader(strings.NewReader(line), in))
+		say(fmt.Sprint(len(task.Spec.Secrets["ca"]), " ", task.Spec.Life.Token, " ", task.Within > 0 && task.Within < long, " ", err))
+	case strings.Contains(line, "//leak"):
+		task, _ := probe.ReadTask(io.MultiReader(strings.NewReader(line), in))
+		say("password " + task.Spec.Secret("password") + " is wrong")
+	case strings.Contains(line, "//environment"):
+		argv, _ := os.ReadFile("/proc/self/cmdline")
+		say(fmt.Sprintf("%q %q", os.Environ(), argv[bytes.IndexByte(argv, 0):]))
+	case strings.Contains(line, "//degraded"):
+		fmt.Println("degraded 5 \"\" read-only")
 	case strings.Contains(line, "//ready"):
 		fmt.Println("ready 5")
+	case strings.Contains(line, "//two"):
+		fmt.Println("ready 5\nready 5")
 	case strings.Contains(line, "//garbage"):
 		fmt.Println("\x1b]0;owned\x07")
 	case strings.Contains(line, "//endless"):
@@ -55,6 +72,15 @@ func program() {
 		}
 	case strings.Contains(line, "//crash"):
 		syscall.Exit(7)
+	case strings.Contains(line, "//hold"):
+		// One of its own has the other end of its standard input, out of its group.
+		holder := exec.Command("/bin/sleep", "1000")
+		holder.Stdin, holder.SysProcAttr = os.Stdin, &syscall.SysProcAttr{Setsid: true}
+		if err := holder.Start(); err != nil {
+			say(err.Error())
+		} else {
+			say(strconv.Itoa(holder.Process.Pid))
+		}
 	case strings.Contains(line, "//silent"):
 		signal.Ignore(syscall.SIGTERM)
 		select {}
@@ -162,15 +188,15 @@ func tcp(address func(*testing.T) string, timeout time.Duration) func(*testing.T
 	}
 }
 
-func http(serve func(net.Conn), timeout time.Duration, status ...int) func(*testing.T) probe.Spec {
+func http(serve func(net.Conn), timeout time.Duration, pairs ...string) func(*testing.T) probe.Spec {
 	return func(t *testing.T) probe.Spec {
-		return probe.Spec{Kind: probe.KindHTTP, Target: "http://" + listen(t, "127.0.0.1:0", serve) + "/health", Timeout: timeout, Status: status}
+		return probe.Spec{Kind: probe.KindHTTP, Target: "http://" + listen(t, "127.0.0.1:0", serve) + "/health", Timeout: timeout, Options: options(pairs...)}
 	}
 }
 
-func sh(timeout time.Duration, script string) func(*testing.T) probe.Spec {
+func sh(timeout time.Duration, script string, pairs ...string) func(*testing.T) probe.Spec {
 	return func(*testing.T) probe.Spec {
-		return probe.Spec{Kind: probe.KindExec, Argv: []string{"/bin/sh", "-c", script}, Timeout: timeout}
+		return probe.Spec{Kind: probe.KindExec, Argv: []string{"/bin/sh", "-c", script}, Timeout: timeout, Options: options(pairs...)}
 	}
 }
 
@@ -195,14 +221,14 @@ func questions() []question {
 		{"http redirection", http(says("HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\n\r\n"), long), ""},
 		{"http hints first", http(says("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 503 Busy\r\n\r\n"), long), "HTTP 503 Busy"},
 		{"http 503", http(says("HTTP/1.1 503 Service Unavailable\r\n\r\n"), long), "HTTP 503 Service Unavailable"},
-		{"http 503 accepted", http(says("HTTP/1.1 503 Service Unavailable\r\n\r\n"), long, 200, 503), ""},
-		{"http 200 not accepted", http(says(headers+"\r\n"), long, 204), "HTTP 200 OK"},
+		{"http 503 accepted", http(says("HTTP/1.1 503 Service Unavailable\r\n\r\n"), long, "status", "200,503"), ""},
+		{"http 200 not accepted", http(says(headers+"\r\n"), long, "status", "204"), "HTTP 200 OK"},
 		{"http hostile reason", http(says("HTTP/1.1 500 \x1b[2J\x00no\r\n\r\n"), long), "HTTP 500 ?[2J?no"},
 		{"http refused", func(t *testing.T) probe.Spec {
 			return probe.Spec{Kind: probe.KindHTTP, Target: "http://" + refused(t) + "/"}
 		}, "connection refused"},
-		{"http silent", http(silent, short), "no answer within 100ms"},
-		{"http stops in its headers", http(says(headers+"A: b\r\n"), short), "no answer within 100ms"},
+		{"http silent", http(silent, short), "connected, but no answer within 100ms"},
+		{"http stops in its headers", http(says(headers+"A: b\r\n"), short), "connected, but no answer within 100ms"},
 		{"http hangs up", http(func(c net.Conn) { readRequest(c) }, long), "connection closed without an answer"},
 		{"http half closed", http(func(c net.Conn) {
 			readRequest(c)
@@ -218,6 +244,7 @@ func questions() []question {
 			_ = c.(*net.TCPConn).SetLinger(0)
 		}, long), "connection reset by peer"},
 		{"http garbage", http(says("SSH-2.0-OpenSSH_9.2\r\n"), long), "answered, but not in HTTP/1"},
+		{"http in TLS", http(says("\x15\x03\x01\x00\x02\x02\x46"), long), "answered in TLS: say https"},
 		{"http bad code", http(says("HTTP/1.1 20 OK\r\n\r\n"), long), "answered, but not in HTTP/1"},
 		{"http code out of range", http(says("HTTP/1.1 999 OK\r\n\r\n"), long), "answered, but not in HTTP/1"},
 		{"http endless headers", http(func(c net.Conn) {
@@ -258,7 +285,7 @@ func questions() []question {
 		{"exec relative", func(*testing.T) probe.Spec {
 			return probe.Spec{Kind: probe.KindExec, Argv: []string{"sh"}}
 		}, "exec: sh is not an absolute path"},
-		{"unknown kind", func(*testing.T) probe.Spec { return probe.Spec{Kind: "mysql"} }, "mysql: no such kind of probe"},
+		{"unknown kind", func(*testing.T) probe.Spec { return probe.Spec{Kind: "db2"} }, "db2: no such kind of probe"},
 	}
 }
 
@@ -490,34 +517,92 @@ func TestDelegate(t *testing.T) {
 		t.Log("not root: that a root's prober runs as nobody was not tried")
 	}
 	for target, want := range map[string]string{
-		"https://ready":      "",
-		"https://uid/":       who,
-		"https://echo/?a&b":  `https "https://echo/?a&b" status=204 timeout=`,
-		"https://garbage/":   program + " probe-child: field 1: ",
-		"https://endless/":   program + " probe-child: signal: broken pipe",
-		"https://crash/":     program + " probe-child: exit status 7",
-		"https://nothing/":   program + " probe-child: field 1: ",
-		"https://silent/":    "no answer within 100ms",
-		"https://u:p@ready/": "https: a probe's URL holds no user name or password",
+		"https://ready":        "",
+		"https://uid/":         who,
+		"https://echo/?a&b":    `https "https://echo/?a&b" status=204 timeout=`,
+		"https://environment/": `["PATH=/usr/sbin:/usr/bin:/sbin:/bin" "LANG=C" "HOME=/"] "\x00probe-child\x00"`,
+		"https://degraded/":    "read-only",
+		"https://two/":         program + " probe-child: field 2: ",
+		"https://garbage/":     program + " probe-child: field 1: ",
+		"https://endless/":     program + " probe-child: signal: broken pipe",
+		"https://crash/":       program + " probe-child: exit status 7",
+		"https://nothing/":     program + " probe-child: field 1: ",
+		"https://silent/":      "no answer within 100ms",
+		"https://u:p@ready/":   "https: a probe's URL holds no user name or password",
 	} {
 		t.Run(target, func(t *testing.T) {
 			t.Parallel()
-			s := probe.Spec{Kind: probe.KindHTTPS, Target: target, Status: []int{204}, Timeout: long}
+			s := probe.Spec{Kind: probe.KindHTTPS, Target: target, Options: options("status", "204"), Timeout: long}
 			if target == "https://silent/" {
 				s.Timeout = short
 			}
 			a := probe.Local{Program: program}.Try(t.Context(), s)
-			if a.Ready != (want == "") || !strings.HasPrefix(a.Word, want) || a.Word != probe.Printable(a.Word) {
+			if a.Ready != (want == "" || a.Degraded) || !strings.HasPrefix(a.Word, want) || a.Word != probe.Printable(a.Word) {
 				t.Errorf("got %+v, want %q", a, want)
+			}
+			if untried := strings.Contains(want, "probe-child: ") || strings.HasSuffix(want, "password"); a.Untried != untried {
+				t.Errorf("untried: %v", a.Untried)
 			}
 		})
 	}
 }
 
+// TestDelegateSecrets: they go to the program and nowhere else, are longer than a pipe
+// takes at once, and need not be read.
+func TestDelegateSecrets(t *testing.T) {
+	t.Parallel()
+	program, dir := reachable(t), t.TempDir()
+	keep := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return "file:" + file
+	}
+	const password = "s3cr3t phrase"
+	given := options("ca", keep("ca", strings.Repeat("x", 500<<10)), "password", keep("password", password+"\n"), "user", "kido")
+	try := func(host string, timeout time.Duration) probe.Answer {
+		s := probe.Spec{Kind: probe.KindHTTPS, Target: "https://" + host + "/", Options: given, Timeout: timeout}
+		s.Life.Token = "life-1"
+		return probe.Local{Program: program}.Try(t.Context(), s)
+	}
+	for host, want := range map[string]string{
+		"task":        "512000 life-1 true <nil>",
+		"leak":        "password *** is wrong",
+		"echo":        "https https://echo/ ca=file:",
+		"crash":       program + " probe-child: exit status 7",
+		"environment": `["PATH=/usr/sbin:/usr/bin:/sbin:/bin" "LANG=C" "HOME=/"] "\x00probe-child\x00"`,
+	} {
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			if a := try(host, long); a.Ready || !strings.HasPrefix(a.Word, want) || strings.Contains(a.Word, password) {
+				t.Errorf("got %+v, want %s", a, want)
+			}
+		})
+	}
+	t.Run("silent", func(t *testing.T) {
+		t.Parallel()
+		if a := try("silent", 500*time.Millisecond); a.Word != "no answer within 500ms" {
+			t.Errorf("got %+v", a)
+		}
+	})
+	t.Run("hold", func(t *testing.T) {
+		t.Parallel()
+		a := try("hold", long)
+		pid, err := strconv.Atoi(a.Word)
+		if err != nil {
+			t.Fatalf("got %+v", a)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil { // it was there all the time
+			t.Error(err)
+		}
+	})
+}
+
 func TestDelegateMissing(t *testing.T) {
 	t.Parallel()
 	a := probe.Local{Program: "/nonexistent/kido"}.Try(t.Context(), probe.Spec{Kind: probe.KindHTTPS, Target: "https://a/"})
-	if want := "https probes at a host need the kido program there: install it at /nonexistent/kido or use http"; a.Ready || a.Word != want {
+	if want := "https probes at a host need the kido program there: install it at /nonexistent/kido"; a.Ready || !a.Untried || a.Word != want {
 		t.Errorf("got %+v, want %s", a, want)
 	}
 }

@@ -49,12 +49,19 @@ func NotReady(format string, args ...any) Answer {
 	return Answer{Word: Printable(fmt.Sprintf(format, args...))}
 }
 
+// Untried is the answer that says why nothing could be asked.
+func Untried(format string, args ...any) Answer {
+	a := NotReady(format, args...)
+	a.Untried = true
+	return a
+}
+
 // Why is the answer for an error on the way to the service, within ctx (which
 // holds the time-out of s).
 func (s Spec) Why(ctx context.Context, err error) Answer {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
-		return NotReady("interrupted")
+		return Untried("interrupted")
 	case ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
 		return NotReady("no answer within %v", s.timeout())
 	}
@@ -62,7 +69,11 @@ func (s Spec) Why(ctx context.Context, err error) Answer {
 		if dns.IsNotFound {
 			return NotReady("no such host: %s", dns.Name)
 		}
-		return NotReady("name lookup of %s failed: %s", dns.Name, dns.Err)
+		word := dns.Err
+		if strings.Contains(word, "->") { // "read udp 127.0.0.1:39895->…: read: connection refused", each time another
+			word = word[strings.LastIndex(word, ": ")+2:]
+		}
+		return NotReady("name lookup of %s failed: %s", dns.Name, word)
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok { // "connection refused", "no route to host"
 		return NotReady("%s", errno.Error())
@@ -71,6 +82,20 @@ func (s Spec) Why(ctx context.Context, err error) Answer {
 		return NotReady("connection closed without an answer")
 	}
 	return NotReady("%v", err)
+}
+
+// WhyConnected is Why for an error after a connection was there.
+func (s Spec) WhyConnected(ctx context.Context, err error) Answer {
+	a := s.Why(ctx, err)
+	if Late(ctx, err) {
+		return NotReady("connected, but %s", a.Word)
+	}
+	return a
+}
+
+// Late reports whether an error came of the time-out that ctx holds.
+func Late(ctx context.Context, err error) bool {
+	return errors.Is(ctx.Err(), context.DeadlineExceeded) || ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // Limit is ctx with the time-out of s.

@@ -40,6 +40,7 @@ type step struct {
 	reaction      wire.Reaction   // the latest that was asked for
 	begun         time.Time       // zero: it waits for its turn
 	due           time.Time       // of the next attempt, by this machine's clock
+	heard         time.Time       // when the latest event arrived
 	said          map[string]bool // since it last did something
 }
 
@@ -124,7 +125,7 @@ func (b *board) close() {
 }
 
 func (b *board) move(s *step, e run.Event, at time.Time) {
-	s.StepEvent = *e.Step
+	s.StepEvent, s.heard = *e.Step, at
 	switch s.Phase {
 	case run.PhaseWaiting, run.PhaseSlot:
 		s.begun = time.Time{}

@@ -25,6 +25,12 @@ func brief(token, beside string) string {
 		}
 		return t[:min(len(t), 8)]
 	}
+	if unit, life, ok := strings.Cut(token, "+"); ok {
+		if unit == wire.Unit(beside) && token != beside {
+			return "life " + life // of the same unit: only itself can tell
+		}
+		token, beside = unit, wire.Unit(beside)
+	}
 	text := short(token)
 	if beside != token && text == short(beside) {
 		return token

@@ -37,10 +37,10 @@ func (v *live) output(last bool) []byte {
 	if last {
 		v.board.close()
 	}
-	var said []line
+	var said []string
 	for _, l := range v.board.news() {
 		if !l.passing {
-			said = append(said, l)
+			said = append(said, v.permanent(l))
 		}
 	}
 	width, height := v.size()
@@ -48,6 +48,11 @@ func (v *live) output(last bool) []byte {
 	if !last {
 		frame = v.frame(width, height)
 	}
+	return v.draw(said, frame, width)
+}
+
+// draw says lines for good, and draws the block anew below them.
+func (v *live) draw(said []string, frame []row, width int) []byte {
 	if len(said)+len(frame)+len(v.drawn) == 0 {
 		return nil
 	}
@@ -60,7 +65,7 @@ func (v *live) output(last bool) []byte {
 		out.WriteString("\x1b[J") // a line that wraps does not overwrite all below it
 	}
 	for _, l := range said {
-		out.WriteString(v.permanent(l))
+		out.WriteString(l)
 		out.WriteString("\r\n")
 	}
 	v.drawn, v.width = v.drawn[:0], width

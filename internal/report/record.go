@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -107,7 +108,7 @@ func (r *record) read(h History) {
 			case a == nil:
 			case f.Acted:
 				a.answer = f
-				if f.Token != a.Token { // else the answer did not say
+				if !same(f.Token, a.Token) { // else the answer did not say
 					a.has = f.Token
 				}
 			case f.Phase.Final() && a.answer != nil:
@@ -126,11 +127,20 @@ func (r *record) read(h History) {
 // next that is seen of the instance, where that was started against what the
 // request asked for.
 func (r *record) resolve(a *act) {
-	if a.has != "" || a.undone || !a.renews() {
+	if a.undone || !a.renews() {
+		return
+	}
+	if a.has != "" { // as the answer named it; a later look may name it whole
+		i := slices.IndexFunc(r.facts, func(f *fact) bool {
+			return f.Instance == a.Instance && f.at.After(a.at) && len(f.Token) > len(a.has) && same(f.Token, a.has)
+		})
+		if i >= 0 {
+			a.has = r.facts[i].Token
+		}
 		return
 	}
 	for _, f := range r.facts {
-		if f.Instance == a.Instance && f.at.After(a.at) && f.Token != "" && f.Token != a.Token {
+		if f.Instance == a.Instance && f.at.After(a.at) && f.Token != "" && !same(f.Token, a.Token) {
 			if f.Basis.Equal(a.New) && r.cause(a.Instance, f.Token) == nil {
 				a.has = f.Token
 			}
@@ -142,7 +152,7 @@ func (r *record) resolve(a *act) {
 // see adds what was seen of an instance now to what the runs saw.
 func (r *record) see(at time.Time, s *wire.Status) {
 	now := &fact{
-		StepEvent: run.StepEvent{Instance: s.Instance, Token: s.Token, Basis: s.Basis},
+		StepEvent: run.StepEvent{Instance: s.Instance, Token: cmp.Or(s.Incarnation(), s.Token), Basis: s.Basis},
 		at:        at, part: &part{},
 	}
 	r.facts = append(r.facts, now)
@@ -167,7 +177,7 @@ func (r *record) of(instance string) (all []*act) {
 // record made it.
 func (r *record) cause(instance, token string) *act {
 	for _, a := range slices.Backward(r.acts) {
-		if token != "" && a.Instance == instance && a.has == token && a.renews() {
+		if token != "" && a.Instance == instance && same(a.has, token) && a.renews() {
 			return a
 		}
 	}
@@ -189,14 +199,31 @@ func (r *record) sighting(instance, token string) *fact {
 // lives lists the incarnations of an instance by the facts that saw each first:
 // a run may speak again of an incarnation that is over.
 func (r *record) lives(instance string) (all []*fact) {
-	seen := map[string]bool{"": true}
 	for _, f := range r.facts {
-		if f.Instance == instance && !seen[f.Token] {
+		if f.Instance != instance || f.Token == "" {
+			continue
+		}
+		i := slices.IndexFunc(all, func(g *fact) bool { return same(g.Token, f.Token) })
+		switch {
+		case i < 0:
 			all = append(all, f)
-			seen[f.Token] = true
+		case len(all[i].Token) < len(f.Token): // now it is known whole
+			whole := *all[i]
+			whole.Token = f.Token
+			all[i] = &whole
 		}
 	}
 	return all
+}
+
+// same reports whether two tokens are of one incarnation, as far as they tell: the
+// answer to a request names what init calls it, a look its own word as well.
+func same(a, b string) bool {
+	if a == b {
+		return true
+	}
+	unit := wire.Unit(a)
+	return unit != "" && unit == wire.Unit(b) && (a == unit || b == unit)
 }
 
 // episode is what one part of a run has to do with one instance.

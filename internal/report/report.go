@@ -66,21 +66,31 @@ func open(w *os.File, p *plan.Plan, o Options, getenv func(string) string) *Prog
 	if o.JSON {
 		return start(w, &lines{}, 0)
 	}
-	able := getenv("TERM") != "" && getenv("TERM") != "dumb"
-	if o.Quiet || !able || !term.IsTerminal(int(w.Fd())) {
+	if o.Quiet || !onTerminal(w, getenv) {
 		return start(w, &plain{board: newBoard(p, o.Past, false), quiet: o.Quiet}, 0)
 	}
-	size := func() (width, height int) {
+	return start(w, &live{
+		board: newBoard(p, o.Past, !isUTF8(getenv)), size: sizeOf(w), now: time.Now,
+		colour: getenv("NO_COLOR") == "",
+	}, frameTime)
+}
+
+// onTerminal reports whether what is written to w is seen at once, and may be
+// written over.
+func onTerminal(w *os.File, getenv func(string) string) bool {
+	able := getenv("TERM") != "" && getenv("TERM") != "dumb"
+	return able && term.IsTerminal(int(w.Fd()))
+}
+
+// sizeOf asks how large the terminal behind w is now.
+func sizeOf(w *os.File) func() (width, height int) {
+	return func() (width, height int) {
 		width, height, err := term.GetSize(int(w.Fd()))
 		if err != nil || width == 0 || height == 0 {
 			return 80, 24
 		}
 		return width, height
 	}
-	return start(w, &live{
-		board: newBoard(p, o.Past, !isUTF8(getenv)), size: size, now: time.Now,
-		colour: getenv("NO_COLOR") == "",
-	}, frameTime)
 }
 
 // start writes what the view says: on news, or every frame where that is not 0.
@@ -95,6 +105,11 @@ func (p *Progress) Event(e run.Event) {
 	p.mu.Lock()
 	p.view.take(e, p.now())
 	p.mu.Unlock()
+	p.tell()
+}
+
+// tell has what is new written.
+func (p *Progress) tell() {
 	select {
 	case p.news <- struct{}{}:
 	default:

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"kido/internal/run"
+	"kido/internal/wire"
 )
 
 // Status is what is known of a site: of its instances now, and of the runs that
@@ -28,6 +29,8 @@ type Instance struct {
 	Name  string `json:"instance"`
 	State string `json:"state"` // a wire.State, or Unknown
 	Ready bool   `json:"ready"`
+	// Degraded: it is ready, but not as it should be; Why says what is wrong.
+	Degraded bool `json:"degraded,omitempty"`
 	Fresh bool   `json:"fresh"` // nothing to do and nothing to wait for
 	// OnPurpose says that it is down because somebody wants it so.
 	OnPurpose bool `json:"onPurpose"`
@@ -42,6 +45,42 @@ type Instance struct {
 	// OnHold is for how long yet it is left alone by itself, as it reacted too
 	// often; 0: it is not. In JSON: "onHold", whole seconds.
 	OnHold time.Duration `json:"-"`
+	// Stale is, of each upstream, how many connections its host holds that are older
+	// than the upstream's present life; only those that are some.
+	Stale []StaleConnections `json:"staleConnections,omitempty"`
+}
+
+// StaleConnections are connections to one upstream from before its present life.
+type StaleConnections struct {
+	Upstream string `json:"upstream"`
+	Stale    int    `json:"stale"`
+	Held     int    `json:"held"` // of so many in all
+}
+
+// clockSlack is how far apart two hosts may have been asked.
+const clockSlack = 2 * time.Second
+
+// StaleOf finds the connections of an instance's host that are older than the present
+// lives of its upstreams, as far as those were seen.
+func StaleOf(s *wire.Status, upstream func(name string) *wire.Status) (stale []StaleConnections) {
+	for _, h := range s.Held {
+		up := upstream(h.Upstream)
+		if up == nil || up.Age == 0 || up.Incarnation() == "" {
+			continue
+		}
+		if n := h.Stale(up.Age + clockSlack); n > 0 {
+			stale = append(stale, StaleConnections{h.Upstream, n, int(h.Open + h.Closed)})
+		}
+	}
+	return stale
+}
+
+func (s StaleConnections) String() string {
+	noun := "connections"
+	if s.Held == 1 {
+		noun = "connection"
+	}
+	return fmt.Sprintf("%d of %d %s to %s from before its start", s.Stale, s.Held, noun, s.Upstream)
 }
 
 // MarshalJSON is [json.Marshaler].
@@ -141,6 +180,8 @@ func (i Instance) row(now time.Time) []string {
 	switch {
 	case i.State == Unknown:
 		ready = "-"
+	case i.Degraded:
+		ready = "degraded"
 	case i.Ready:
 		ready = "yes"
 	}
@@ -148,6 +189,9 @@ func (i Instance) row(now time.Time) []string {
 		old = age(i.Age)
 	}
 	why := i.Why
+	for _, s := range i.Stale {
+		why = strings.TrimPrefix(why+"; "+s.String(), "; ")
+	}
 	if i.OnHold > 0 {
 		hold := fmt.Sprintf("on hold for %s yet, as it reacted too often; kido release %s ends that", elapsed(i.OnHold), i.Name)
 		if why != "" {

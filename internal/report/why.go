@@ -562,13 +562,16 @@ func (w *why) elsewhere(*episode) (Answer, string) {
 	w.pickLast()
 	w.strange(w.Instance, had, f.Token)
 	since := fmt.Sprintf("since %s or before", w.clock(f.at))
-	if s := w.status(); s != nil && s.Token == f.Token && s.Age > 0 {
+	if s := w.status(); s != nil && same(cmp.Or(s.Incarnation(), s.Token), f.Token) && s.Age > 0 {
 		since = "since about " + w.clock(w.q.Now.Add(-s.Age))
 	}
 	text := fmt.Sprintf("has been in incarnation %s %s, and no run on record caused that: ", brief(f.Token, had), since)
 	if had != "" && !f.Basis.Equal(hadBasis) {
 		w.next = "if another machine runs kido, carry its journals here: kido why --journals DIR " + w.Instance
 		return AnswerElsewhere, text + "its record has changed too, so a kido on another machine did it, or its own start was held for its upstreams"
+	}
+	if wire.Unit(had) == wire.Unit(f.Token) {
+		return AnswerElsewhere, text + "it was restarted inside its unit, which its init does not see"
 	}
 	return AnswerElsewhere, text + "it was restarted by hand, by its init, or from another machine"
 }
@@ -774,6 +777,8 @@ func (w *why) present() string {
 	}
 	text := string(s.State)
 	switch {
+	case s.Degraded:
+		text = because(text+" and ready, but degraded", s.Word)
 	case s.Ready:
 		text += " and ready"
 	case s.State == wire.StateUp:
@@ -793,6 +798,9 @@ func (w *why) present() string {
 		text += ", fresh"
 	case w.Need.Own != "" && s.State == wire.StateUp:
 		text += ", " + w.Need.Own
+	}
+	for _, stale := range StaleOf(s, func(name string) *wire.Status { return w.Others[name] }) {
+		text += ", holds " + stale.String()
 	}
 	if left := holdLeft(s); left > 0 {
 		text += fmt.Sprintf(", on hold for %s yet", elapsed(left))

@@ -27,9 +27,9 @@ func (s *step) words(now time.Time) string {
 		return because("waiting for its turn", s.Word)
 	case run.PhaseBlocked:
 		if name, _, _ := strings.Cut(s.Word, " "); strings.Contains(name, "@") {
-			return "waiting for " + s.Word
+			return "waiting for " + s.Word + s.patience(now)
 		}
-		return because("waiting", s.Word)
+		return because("waiting", s.Word) + s.patience(now)
 	case run.PhaseActing:
 		why := s.Word
 		if why == "" && s.action != plan.ActEnsure {
@@ -40,7 +40,7 @@ func (s *step) words(now time.Time) string {
 		}
 		return fmt.Sprintf("%s (%s)", s.acting(), why)
 	case run.PhaseSettling:
-		return because("waiting until ready", s.Word)
+		return because("waiting until ready", s.Word) + s.patience(now)
 	case run.PhaseRetry:
 		return because(fmt.Sprintf("retry in %s (attempt %d)", elapsed(s.due.Sub(now)), s.Attempt+1), s.Word)
 	case run.PhaseOnHold:
@@ -70,6 +70,22 @@ func (s *step) words(now time.Time) string {
 		return because("not finished", s.Word)
 	}
 	return "waiting"
+}
+
+// patience is how much of the time is over that a step may wait: ", 41s of 5m00s".
+func (s *step) patience(now time.Time) string {
+	if s.Limit == 0 {
+		return ""
+	}
+	return Patience(time.Duration(s.Waited)*time.Millisecond+now.Sub(s.heard), time.Duration(s.Limit)*time.Millisecond)
+}
+
+// Patience is what is said behind what is waited for.
+func Patience(waited, limit time.Duration) string {
+	if waited = max(waited, 0); waited < time.Second {
+		return "" // what takes a moment needs no excuse
+	}
+	return fmt.Sprintf(", %s of %s", elapsed(waited), elapsed(limit))
 }
 
 // acting names what is being done. An ENSURE is named by what it comes to.

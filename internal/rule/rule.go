@@ -31,6 +31,7 @@ const (
 	Fence           Rule = "fence"             // that slot is taken from another run only once nothing can pass with it
 	Budget          Rule = "budget"            // so many reactions in a time that nobody asked for in person, then a hold
 	TokenProbeToken Rule = "token-probe-token" // ready is said only of an incarnation that was the same before and after
+	InnerLife       Rule = "inner-life"        // what an instance itself says of its incarnation is part of its token
 )
 
 // The rules of a runner.

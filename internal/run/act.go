@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -153,7 +154,8 @@ func (r *Run) wait(s *step, phase Phase, word string, every time.Duration) {
 	if every > 0 {
 		s.pause = every
 	}
-	s.wake = r.now + s.pause
+	// A little more, by chance: the runs of a thousand hosts do not ask in step.
+	s.wake = r.now + s.pause + time.Duration(rand.New(&r.rng).Int64N(int64(s.pause/5)+1))
 	// What it was waiting for is asked later: once is enough for that.
 	first := phase == PhaseBlocked && !s.told
 	s.told = s.told || first
@@ -267,14 +269,18 @@ func (r *Run) enter(s *step, phase Phase, word string, durable bool) {
 	same := s.phase == phase && s.word == word
 	s.phase, s.word = phase, word
 	if !same || durable {
-		r.publish(s.event(), durable)
+		ev := s.event()
+		if (phase == PhaseBlocked || phase == PhaseSettling) && s.deadline > r.now {
+			ev.Limit, ev.Waited = s.patience.Milliseconds(), (s.patience - s.deadline + r.now).Milliseconds()
+		}
+		r.publish(ev, durable)
 	}
 }
 
 func (s *step) event() StepEvent {
 	ev := StepEvent{ID: s.ID, Instance: s.Name, Phase: s.phase, Word: s.word, Slot: s.slot}
 	if st := s.latest; st != nil {
-		ev.Token, ev.Basis = st.Token, st.Basis
+		ev.Token, ev.Basis = cmp.Or(st.Incarnation(), st.Token), st.Basis
 	}
 	if s.slot && s.claim != nil {
 		ev.Generation = s.claim.generation

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -154,7 +155,7 @@ func (r *Run) fresh(s *step, st wire.Status, need plan.Verdict, request wire.Req
 	if b := s.svc.Budget; r.automatic() {
 		request.Budget, request.Within = uint64(b.Reactions), b.Within
 	}
-	request.Expect, request.Reaction = st.Basis, need.Reaction
+	request.Expect, request.Reaction, request.Lives = st.Basis, need.Reaction, need.Lives
 	if !rule.Holds(rule.WholeVector) && len(need.Debts) > 0 {
 		request.New = st.Basis.With(need.Debts[0].Upstream, need.Debts[0].Has)
 	}
@@ -247,12 +248,12 @@ func (r *Run) rivalry(s *step, c choice) choice {
 
 // ready ends a step whose instance is as it should be once it answers.
 func (r *Run) ready(s *step, st wire.Status) choice {
+	word := r.unseenFrom(runner, s.Instance)
 	if !st.Ready {
+		word = cmp.Or(st.Word, "it is "+string(st.State))
+	}
+	if word != "" {
 		s.answers = 0
-		word := st.Word
-		if word == "" {
-			word = "it is " + string(st.State)
-		}
 		return choice{wait: PhaseSettling, word: word}
 	}
 	s.answers++

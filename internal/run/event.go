@@ -66,6 +66,10 @@ type StepEvent struct {
 	// Owes names the upstreams whose new incarnations the instance has not
 	// followed yet.
 	Owes []string `json:"owes,omitempty"`
+	// Limit is how long what it waits for may take, and Waited how long that has been
+	// already (PhaseBlocked, PhaseSettling), in milliseconds; 0: nothing is waited for.
+	Limit  int64 `json:"limit,omitempty"`
+	Waited int64 `json:"waited,omitempty"`
 	// Attempt counts from 1; Next is when the next one is due.
 	Attempt int        `json:"attempt,omitempty"`
 	Next    *time.Time `json:"next,omitempty"`

@@ -283,6 +283,7 @@ func (k *keyer) observation(o plan.Observation) {
 	if s := o.Status; s != nil {
 		k.text(string(s.State))
 		k.text(s.Token)
+		k.text(s.Life)
 		k.text(string(s.Wanted))
 		k.flags(s.Settled, s.Ready, s.Intent, s.OnHold > 0, s.OnHold > stride)
 		*k = binary.AppendUvarint(*k, s.Generation)

@@ -33,7 +33,7 @@ func TestForkNamesEveryField(t *testing.T) {
 		{reflect.TypeFor[claim](), "generation asking next granted unsure busy taken refused loose request word"},
 		{reflect.TypeFor[chore](), "since out word"},
 		{reflect.TypeFor[plan.Observation](), "Status Err"},
-		{reflect.TypeFor[wire.Status](), "Instance State Token Age Settled Ready Word Generation Wanted Basis Intent IntentVerb OnHold"},
+		{reflect.TypeFor[wire.Status](), "Instance State Token Life Age Settled Ready Degraded Word Generation Wanted Basis Intent IntentVerb OnHold Held"},
 	} {
 		for f := range known.state.Fields() {
 			if !slices.Contains(strings.Fields(known.fields), f.Name) {

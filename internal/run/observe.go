@@ -10,8 +10,11 @@ import (
 	"kido/internal/wire"
 )
 
-// question is what a read asks: the status of an instance, or what the host At
-// sees when it probes the instance.
+// runner is the place of probes that are asked where the run itself is.
+const runner = ""
+
+// question is what a read asks: the status of an instance, or what the host at, or
+// the runner, sees when it probes the instance.
 type question struct {
 	at       string // host
 	instance site.Instance
@@ -63,7 +66,17 @@ func (r *Run) questions(s *step) [][]question {
 	status := func(i site.Instance) question { return question{at: i.Host, instance: i} }
 	levels := [][]question{{status(s.Instance)}}
 	switch s.Action {
-	case plan.ActStop, plan.ActHold, plan.ActWait:
+	case plan.ActStop, plan.ActHold:
+		return levels
+	}
+	var seen []question
+	if s.svc.Asked(site.FromRunner) {
+		seen = append(seen, question{at: runner, instance: s.Instance, probe: true})
+	}
+	if s.Action == plan.ActWait && len(seen) > 0 {
+		levels = append(levels, seen)
+	}
+	if s.Action == plan.ActWait {
 		return levels
 	}
 	for _, level := range r.topo.Ancestors(s.Instance) {
@@ -80,12 +93,13 @@ func (r *Run) questions(s *step) [][]question {
 		}
 		levels = append(levels, qs)
 	}
-	if s.svc.Adapter.Kind == site.KindPlain {
-		return levels // nothing there can probe
+	for _, i := range r.topo.ProbedFrom(s.Instance, site.FromRunner) {
+		seen = append(seen, question{at: runner, instance: i, probe: true})
 	}
-	var seen []question
-	for _, i := range r.topo.ProbedFrom(s.Instance) {
-		seen = append(seen, question{at: s.Instance.Host, instance: i, probe: true})
+	if s.svc.Adapter.Kind != site.KindPlain { // nothing there can probe
+		for _, i := range r.topo.ProbedFrom(s.Instance, site.FromDependent) {
+			seen = append(seen, question{at: s.Instance.Host, instance: i, probe: true})
+		}
 	}
 	if len(seen) > 0 {
 		levels = append(levels, seen)
@@ -195,8 +209,8 @@ func (r *Run) read(c call, in Answered) {
 		a.obs = plan.Observation{Err: fmt.Sprintf("the gate at %s answered for %s", c.ask.at, wire.Quote(in.Reply.Status.Instance))}
 		a.final = true
 	}
-	if st := a.obs.Status; st != nil && st.Token != a.token {
-		a.token, a.since = st.Token, r.now
+	if st := a.obs.Status; st != nil && st.Incarnation() != a.token {
+		a.token, a.since = st.Incarnation(), r.now
 	}
 	a.streak++
 	if a.obs.Err != "" || !a.obs.Status.Ready {
@@ -215,21 +229,31 @@ func (r *Run) status(i site.Instance) plan.Observation {
 // it does not or was not asked.
 func (r *Run) seenFrom(s *step) func(site.Instance) string {
 	return func(u site.Instance) string {
-		if s.svc.Adapter.Kind == site.KindPlain {
-			return "" // nothing there can probe for it; what others asked may be old
+		if why := r.unseenFrom(runner, u); why != "" || s.svc.Adapter.Kind == site.KindPlain {
+			return why // nothing at a plain target can probe for it; what others asked may be old
 		}
-		a := r.reads[question{at: s.Instance.Host, instance: u, probe: true}]
-		switch {
-		case a == nil || a.answered == 0:
-			return ""
-		case a.obs.Err != "":
-			return fmt.Sprintf("as seen from %s: %s", s.Instance.Host, a.obs.Err)
-		case !a.obs.Status.Ready:
-			return fmt.Sprintf("as seen from %s: %s", s.Instance.Host, a.obs.Status.Word)
-		}
-		if n := successes(r.site.Service(u.Service), site.FromDependent); a.streak < n {
-			return fmt.Sprintf("as seen from %s: answered %d of %d times", s.Instance.Host, a.streak, n)
-		}
+		return r.unseenFrom(s.Instance.Host, u)
+	}
+}
+
+// unseenFrom says why a place finds an instance not ready, "" where it does not or
+// was not asked.
+func (r *Run) unseenFrom(place string, u site.Instance) string {
+	a := r.reads[question{at: place, instance: u, probe: true}]
+	if a == nil || a.answered == 0 {
 		return ""
 	}
+	from, here := site.FromDependent, "as seen from "+place
+	if place == runner {
+		from, here = site.FromRunner, "as seen from the runner"
+	}
+	switch n := successes(r.site.Service(u.Service), from); {
+	case a.obs.Err != "":
+		return fmt.Sprintf("%s: %s", here, a.obs.Err)
+	case !a.obs.Status.Ready:
+		return fmt.Sprintf("%s: %s", here, a.obs.Status.Word)
+	case a.streak < n:
+		return fmt.Sprintf("%s: answered %d of %d times", here, a.streak, n)
+	}
+	return ""
 }

@@ -93,6 +93,43 @@ func TestProbeFromDependentOfWhatIsOnlyWanted(t *testing.T) {
 	}
 }
 
+// What the runner itself must see, nothing follows before it does, nor counts as done.
+func TestProbeFromRunner(t *testing.T) {
+	text := header + service("db", "h1", ", ready: [{tcp: ':1521', from: runner}]") + service("web", "h3", ", after: {db: restart}")
+	for name, q := range map[string]plan.Request{
+		"announced":   {Verb: plan.Announce, Targets: []string{"db"}},
+		"restarted":   {Verb: plan.Restart, Targets: []string{"db"}},
+		"for another": {Verb: plan.Restart, Targets: []string{"web"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, text)
+			w.dark = map[string]bool{"": true}
+			w.restartByHand(instance("db@h1"))
+			life := w.nodes[instance("web@h3")].life
+			r := w.runner("run", q, run.Options{KeepTrying: true})
+			for range 30 {
+				r.turn(faults{})
+			}
+			if n := w.nodes[instance("web@h3")]; n.life != life {
+				w.fail("web was restarted against what the runner does not see")
+			}
+			if _, over := r.run.Outcome(); over {
+				w.fail("over: %v", r.phases())
+			}
+			if !strings.Contains(strings.Join(w.story, "\n"), "as seen from the runner: connection refused") {
+				w.fail("nobody was told why")
+			}
+			w.dark[""] = false
+			if o := r.finish(); o != run.OutcomeDone {
+				w.fail("%s %v", o, r.phases())
+			}
+			if n := w.nodes[instance("web@h3")]; n.life != life+1 {
+				w.fail("web is in life %d, was in %d", n.life, life)
+			}
+		})
+	}
+}
+
 // Of several, one that is stopped on purpose does not end the wait for another.
 func TestAnyOfWaitsForTheOther(t *testing.T) {
 	text := header + service("db", "h1, h2", "") + service("web", "h3", ", after: {db: {of: any}}")

@@ -26,6 +26,7 @@ type world struct {
 	nodes map[site.Instance]*node
 	pools map[site.Instance]gate.Pool // by keeper
 	// refuse is what every gate answers to a verb.
+	dark   map[string]bool // hosts, "" for the runner's own, from which no probe gets through
 	refuse map[wire.Verb]wire.Code
 	story  []string
 	now    time.Duration // of every host
@@ -149,7 +150,7 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 	if q.Verb == wire.VerbProbe {
 		u := w.nodes[instance(q.Service)]
 		return wire.Reply{Code: wire.CodeOK, Status: &wire.Status{
-			Instance: q.Service, State: wire.StateBlind, Settled: true, Ready: u.state == wire.StateUp && !u.deaf, Word: "connection refused",
+			Instance: q.Service, State: wire.StateBlind, Settled: true, Ready: u.state == wire.StateUp && !u.deaf && !w.dark[i.Host], Word: "connection refused",
 		}}, nil
 	}
 	n := w.nodes[i]

@@ -51,7 +51,7 @@ func (n *node) look() gate.Look {
 	case n.up && n.nameless:
 		return gate.Look{State: wire.StateUp, Word: "it runs, and there is no pid file"}
 	case n.up:
-		return gate.Look{State: wire.StateUp, Token: n.token()}
+		return gate.Look{State: wire.StateUp, Token: n.unit()}
 	}
 	if n.failed {
 		return gate.Look{State: wire.StateFailed}
@@ -156,7 +156,7 @@ func (w *world) perform(at int) int {
 		ev = gate.Unlocked{}
 	case gate.Ask:
 		g.asked = true
-		ev = gate.Asked{Ready: n.ready, Word: "not ready"}
+		ev = w.asked(n)
 	case gate.Save:
 		w.save(g, e, true)
 		ev = gate.Stored{}

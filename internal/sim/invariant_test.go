@@ -80,7 +80,7 @@ func (w *world) ordered(k int8) {
 	}
 	w.afterAll(k, c.rec.Basis)
 	in := c.rec.Intent
-	if in != nil && in.Do != initsys.Stop && n.up && !n.nameless && n.token() != in.Own {
+	if in != nil && in.Do != initsys.Stop && n.up && !n.nameless && n.unit() != in.Own {
 		w.afterAll(k, in.New) // whoever looks next takes it for done
 	}
 }

@@ -48,6 +48,7 @@ var mutations = []struct {
 	{rule.Fence, "a pool and one that is late"},
 	{rule.Budget, "a budget"},
 	{rule.TokenProbeToken, "a slow look"},
+	{rule.InnerLife, "a restart inside the unit"},
 	{rule.SelfFirst, "an upstream that flaps"},
 	{rule.ReadyFirst, "a pair"},
 	{rule.Barrier, "a chain"},

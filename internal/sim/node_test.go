@@ -3,6 +3,7 @@ package sim
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"kido/internal/gate"
@@ -102,6 +103,21 @@ func (n *node) token() string {
 		return ""
 	}
 	return n.lives[len(n.lives)-1].token
+}
+
+// unit is the part of its token that init tells.
+func (n *node) unit() string { return wire.Unit(n.token()) }
+
+// asked is what the probes of a node say: to who can tell a restart inside the unit,
+// which life it was that answered.
+func (w *world) asked(n *node) gate.Asked {
+	a := gate.Asked{Ready: n.ready, Word: "not ready"}
+	if w.sc.probeWord {
+		if a.Life = wire.LifeUntold; n.ready {
+			_, a.Life, _ = strings.Cut(n.token(), "+")
+		}
+	}
+	return a
 }
 
 // incarnation finds a life by its token; nil where it is long gone.
@@ -323,8 +339,8 @@ var tokens = func() *bank {
 	b := &bank{}
 	for life := range b {
 		for part := range b[life] {
-			// With a probe's word it is there from the first on: "3/0".
-			b[life][part] = [2]string{strconv.Itoa(life), strconv.Itoa(life) + "/" + strconv.Itoa(part)}
+			// With a probe's word it is there from the first on: "3+0".
+			b[life][part] = [2]string{strconv.Itoa(life), strconv.Itoa(life) + "+" + strconv.Itoa(part)}
 		}
 	}
 	return b
@@ -341,7 +357,7 @@ func (b *bank) joined(life, part int16) string {
 	if int(life) < len(b) && int(part) < len(b[0]) {
 		return b[life][part][1]
 	}
-	return strconv.Itoa(int(life)) + "/" + strconv.Itoa(int(part))
+	return strconv.Itoa(int(life)) + "+" + strconv.Itoa(int(part))
 }
 
 // isScript reports whether an adapter's init starts scripts that fork, and shows

@@ -212,7 +212,7 @@ func (w *world) status(k int8) wire.Reply {
 		case gate.Unlock:
 			ev = gate.Unlocked{}
 		case gate.Ask:
-			ev = gate.Asked{Ready: n.ready, Word: "not ready"}
+			ev = w.asked(n)
 		case gate.Answer:
 			return e.Reply
 		}

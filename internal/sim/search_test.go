@@ -361,6 +361,12 @@ func prompt(name, text string, runners ...spec) *scenario {
 	return &scenario{name: name, text: text, runners: runners}
 }
 
+// telling is a scenario in which a probe tells of restarts inside a unit.
+func telling(sc *scenario) *scenario {
+	sc.probeWord = true
+	return sc
+}
+
 // announcer is somebody at a desk who announces a service, and waits.
 func announcer(n int, target string) spec {
 	s := op(n, plan.Announce, target)
@@ -391,6 +397,10 @@ var searches = []bound{
 	{
 		scenario: small("a pair with scripts", twoOld, hookOf("db@h1"), op(1, plan.Up)),
 		of:       []kind{handRestart, gateDies, late, startsBlind, startFails, jobDies, initLies}, many: 2, hands: []string{"db@h1"}, moves: 26,
+	},
+	{
+		scenario: telling(small("a restart inside the unit", twoTiers, hookOf("db@h1"), op(1, plan.Announce, "db"))),
+		of:       []kind{insideRestart, handRestart, late}, many: 1, hands: []string{"db@h1"},
 	},
 	{
 		scenario: small("an upstream that flaps", twoTiers, hookOf("db@h1"), op(1, plan.Up)),

@@ -75,7 +75,7 @@ func newWorld(sc *scenario) *world {
 		n.script = isScript(g.layouts[0].site.Service(service(g.names[k])).Adapter.Kind)
 		w.begin(k, cause{who: byInit})
 		w.becomesReady(k)
-		rec := gate.Record{Instance: g.names[k], Generation: 1, Wanted: wire.WantedUp, Seen: wire.StateUp, Own: n.token()}
+		rec := gate.Record{Instance: g.names[k], Generation: 1, Wanted: wire.WantedUp, Seen: wire.StateUp, Own: n.unit()}
 		for _, e := range g.layouts[0].edges[k] {
 			for _, u := range e.ups {
 				if !e.none {

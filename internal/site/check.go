@@ -15,6 +15,7 @@ func (d *decoder) check(s *siteDraft) {
 		d.kind, d.name = "service", v.Name
 		d.checkHosts(s, v)
 		d.fillAdapter(v)
+		d.checkReady(v)
 		v.MaxUnavailable = v.maxUnavailable.of(len(v.Hosts))
 		if v.MaxFailures == 0 {
 			v.MaxFailures = v.MaxUnavailable
@@ -99,6 +100,10 @@ func (d *decoder) checkEdges(s *siteDraft, v *serviceDraft) {
 			d.errorf(e.at, fmt.Sprintf("write \"%s: none\" for the order alone, or put a gate at its host", up.Name),
 				"%s is plain: one start of it cannot be told from the next, so nothing can follow its restarts", up.Name)
 		}
+		if up.Adapter.Kind == KindExternal && e.OnRestart == ReactionStopFirst {
+			d.errorf(e.reactionAt, fmt.Sprintf("write \"%s: restart\", reload or none", up.Name), "%s is external: kido learns of its restarts afterwards, and can stop nothing before them", up.Name)
+		}
+		d.checkCondition(v, up, e)
 		good = append(good, e)
 	}
 	v.after = good
@@ -107,7 +112,10 @@ func (d *decoder) checkEdges(s *siteDraft, v *serviceDraft) {
 		v.After = append(v.After, e.Dependency)
 	}
 	v.stopAfter = slices.DeleteFunc(v.stopAfter, func(n *node) bool {
-		_, ok := d.upstream(s, n, "service to be stopped after")
+		up, ok := d.upstream(s, n, "service to be stopped after")
+		if ok && up.Adapter.Kind == KindExternal {
+			d.errorf(n, "", "%s is external: kido does not stop it", up.Name)
+		}
 		return !ok
 	})
 	for _, n := range v.stopAfter {
@@ -135,6 +143,19 @@ func (d *decoder) checkReaction(v *serviceDraft, e *edgeDraft) {
 			"the plain target's key runs %s, not %s", v.Adapter.Action, e.OnRestart)
 	case v.commandKey != nil && e.OnRestart == ReactionReload && v.Adapter.Reload == nil:
 		d.errorf(e.reactionAt, fmt.Sprintf("add reload: [/path/of/program] to the command in line %d", v.commandKey.line), "the command has no reload")
+	}
+}
+
+// checkCondition holds the rules of a reaction that is only sometimes needed.
+func (d *decoder) checkCondition(v, up *serviceDraft, e edgeDraft) {
+	switch {
+	case !e.IfStale || e.reactionAt != nil && !slices.Contains(reactions, Reaction(e.reactionAt.value)):
+	case e.OnRestart != ReactionReload:
+		d.errorf(e.ifAt, "write on_restart: reload as well, or leave the condition out", "if: %s goes with a reload only, not with %s", staleConnections, e.OnRestart)
+	case v.Adapter.Kind == KindPlain:
+		d.errorf(e.ifAt, "leave the condition out", "if: %s wants a gate at the dependent's host to count them, and %s is plain", staleConnections, v.Name)
+	case up.Listens == "" && !up.unclear:
+		d.errorf(e.ifAt, fmt.Sprintf("give %s a probe that connects to it, or \"listens: :PORT\"", up.Name), "if: %s: there is no address of %s to count connections to", staleConnections, up.Name)
 	}
 }
 
@@ -248,6 +269,10 @@ func (d *decoder) checkConflicts(s *siteDraft, start *graph.Graph) {
 			if !ok {
 				continue
 			}
+			if other.Adapter.Kind == KindExternal {
+				d.errorf(n, "", "%s is external: kido does not know where it is up", other.Name)
+				continue
+			}
 			v.Conflicts = append(v.Conflicts, other.Name)
 			other.Conflicts = append(other.Conflicts, v.Name)
 			if !share(v, other) {
@@ -344,6 +369,13 @@ func (d *decoder) warn(s *siteDraft) {
 		d.kind, d.name = "service", v.Name
 		if dependents[i] > 0 && v.Ready == nil {
 			d.errorf(v.at, "ready then only means that init says up; add ready: {tcp: \":PORT\"}, for instance", "it has dependents but no readiness probe")
+		}
+		for j := range v.probes {
+			for _, n := range v.probes[j].absent {
+				if v.probes[j].From != FromRunner {
+					d.errorf(n, "name a file that the user kido may read: {file: /PATH}", "the gate that reads this secret is started by sshd, and has no environment variables or credentials of a unit")
+				}
+			}
 		}
 		if v.Adapter.Kind == KindSystemd && v.Adapter.Unit == "postgresql.service" {
 			d.errorf(v.adapterKey, "name the cluster's own unit, as in postgresql@15-main (pg_lsclusters lists them)", "on Debian postgresql.service is an empty unit above the real ones: it stays up when a cluster dies, and knows nothing of its restarts")

@@ -16,9 +16,11 @@ type decoder struct {
 	key        *node  // the key whose value a field's set is called with
 	visited    int    // entries of mappings and lists seen so far
 	bomb       bool   // too many: everything else is left unread
+	mistakes   int    // so far, also those that were reported before
 }
 
 func (d *decoder) errorf(at *node, hint, format string, args ...any) {
+	d.mistakes++
 	context := ""
 	if d.kind != "" {
 		context = d.kind + " " + d.name
@@ -42,6 +44,12 @@ func object[T any](d *decoder, n *node, what string, fields []field[T], to *T) b
 	if what != "" {
 		where = " in " + what
 	}
+	return fill(d, content, where, fields, to) && ok
+}
+
+// fill is object for keys and values that were read already.
+func fill[T any](d *decoder, content []*node, where string, fields []field[T], to *T) bool {
+	ok := true
 	var given [32]*node
 	for i := 0; i+1 < len(content); i += 2 {
 		key, value := content[i], content[i+1]
@@ -51,10 +59,7 @@ func object[T any](d *decoder, n *node, what string, fields []field[T], to *T) b
 			d.errorf(key, "", "a key must be a word, not %s", describe(key))
 			ok = false
 		case f < 0:
-			keys := make([]string, len(fields))
-			for i, f := range fields {
-				keys[i] = f.key
-			}
+			keys := keysOf(fields)
 			hint := d.suggest(key.value, keys)
 			if hint == "" {
 				hint = "known keys: " + strings.Join(keys, ", ")
@@ -76,6 +81,14 @@ func object[T any](d *decoder, n *node, what string, fields []field[T], to *T) b
 		}
 	}
 	return ok
+}
+
+func keysOf[T any](fields []field[T]) []string {
+	keys := make([]string, len(fields))
+	for i, f := range fields {
+		keys[i] = f.key
+	}
+	return keys
 }
 
 // named reads a mapping whose keys are names.
@@ -292,14 +305,19 @@ func choose[E ~string](d *decoder, n *node, what string, to *E, all ...E) {
 		return
 	}
 	*to = ""
+	words := make([]string, len(all))
+	for i, e := range all {
+		words[i] = string(e)
+	}
+	d.noneOf(n, what, words)
+}
+
+// noneOf reports what should be one of a few words.
+func (d *decoder) noneOf(n *node, what string, words []string) {
 	text := n.value
 	if n.kind != scalar || text == "" {
 		d.text(n, what)
 		return
-	}
-	words := make([]string, len(all))
-	for i, e := range all {
-		words[i] = string(e)
 	}
 	hint := d.suggest(text, words)
 	if hint == "" && len(words) > 1 {

@@ -2,6 +2,7 @@ package site
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -84,7 +85,8 @@ type reporter struct {
 	source   string // the whole file, without a byte order mark
 	problems Errors
 	seen     map[mistake]bool
-	effort   int // names compared for suggestions so far
+	secret   map[int]bool // lines that may hold a secret
+	effort   int          // names compared for suggestions so far
 }
 
 // mistake identifies a problem: an anchored value that is used by ten services
@@ -124,6 +126,7 @@ func (r *reporter) sorted() Errors {
 	line, begin := 1, 0
 	end := r.lineEnd(begin)
 	column, at := 1, 0
+	looked := 0 // the last line that was searched for a secret
 	for _, e := range r.problems {
 		// Behind the last line feed is no line to be shown: what was missed
 		// there is missing at the end of the line before.
@@ -138,9 +141,38 @@ func (r *reporter) sorted() Errors {
 			column, at = column+1, at+size
 		}
 		e.Line, e.Column = line, column
-		e.Source, e.caret = excerpt(text, at-begin)
+		if looked != line {
+			looked = line
+			if mayHoldSecret.MatchString(text) {
+				r.concealLine(line)
+			}
+		}
+		if !r.secret[line] {
+			e.Source, e.caret = excerpt(text, at-begin)
+		}
 	}
 	return r.problems
+}
+
+// mayHoldSecret finds a key under which people write secrets, with a value in place
+// of where it is to be found.
+var mayHoldSecret = regexp.MustCompile(`(?i)(pass?w\w*|passphrase|bearer|authorization|cookie)["']?[ \t]*:[ \t]*[^\s{*#]`)
+
+// conceal has no message show the lines at which a value begins.
+func (r *reporter) conceal(n *node) { r.concealInside(n, 4) }
+
+func (r *reporter) concealLine(line int) {
+	if r.secret == nil {
+		r.secret = map[int]bool{}
+	}
+	r.secret[line] = true
+}
+
+func (r *reporter) concealInside(n *node, depth int) {
+	r.concealLine(n.line)
+	for i := 0; i < len(n.content) && depth > 0; i++ {
+		r.concealInside(n.content[i], depth-1)
+	}
 }
 
 // lineEnd is the offset of the line feed that ends the line at begin, or of

@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"path"
 	"strconv"
 	"strings"
 	"time"
+
+	"kido/internal/probe"
 )
 
 // The drafts are the file as read, before names are looked up. They keep the
@@ -55,6 +56,11 @@ type serviceDraft struct {
 	adapterKey     *node
 	commandKey     *node // command's own start and stop are there
 	pidfileKey     *node
+	readyKey       *node
+	probes         []probeDraft
+	unclear        bool // its probes are not all understood
+	failuresKey    *node
+	ours           []*node // keys that an external service does not have
 	after          []edgeDraft
 	stopAfter      []*node
 	conflicts      []*node
@@ -65,19 +71,13 @@ type edgeDraft struct {
 	Dependency
 	at         *node // the upstream's name
 	reactionAt *node // nil where it is the default
+	ifAt       *node // nil where there is no condition
 	when       string
 }
 
 type hostDraft struct {
 	Host
 	portKey *node
-}
-
-type probeDraft struct {
-	Probe
-	kindKey   *node
-	kinds     int
-	statusKey *node
 }
 
 type groupDraft struct {
@@ -206,12 +206,20 @@ var serviceFields = []field[serviceDraft]{
 	{"pidfile", func(d *decoder, n *node, s *serviceDraft) {
 		s.pidfileKey, s.Adapter.PIDFile = d.key, d.absolute(n, "pidfile")
 	}},
-	{"ready", func(d *decoder, n *node, s *serviceDraft) {
-		for _, item := range d.list(n, "ready") {
-			if p, ok := d.probe(item); ok {
-				s.Ready = append(s.Ready, p)
-			}
+	{"external", func(d *decoder, n *node, s *serviceDraft) {
+		if d.adapter(s, KindExternal) && (n.kind != scalar || n.tag != "!!bool" || strings.ToLower(n.value) != "true") {
+			d.errorf(n, "leave it out of a service that kido starts", "external can only be true, not %s", describe(n))
 		}
+	}},
+	{"ready", func(d *decoder, n *node, s *serviceDraft) {
+		before := d.mistakes
+		s.readyKey, s.probes = d.key, d.probes(n)
+		s.unclear = d.mistakes > before
+	}},
+	{"listens", func(d *decoder, n *node, s *serviceDraft) { s.Listens = d.listens(n) }},
+	{"failures", func(d *decoder, n *node, s *serviceDraft) {
+		s.failuresKey = d.key
+		s.Failures = d.count(n, "failures", 1, 100)
 	}},
 	{"after", func(d *decoder, n *node, s *serviceDraft) { s.after = d.after(n) }},
 	{"stop_after", func(d *decoder, n *node, s *serviceDraft) { s.stopAfter = d.names(n, "stop_after") }},
@@ -250,49 +258,43 @@ var edgeFields = []field[edgeDraft]{
 	choiceField("strength", func(e *edgeDraft) *Strength { return &e.Strength }, Requires, Wants),
 	choiceField("of", func(e *edgeDraft) *Of { return &e.Of }, OfAll, OfAny),
 	choiceField("when", func(e *edgeDraft) *string { return &e.when }, sameHost),
-}
-
-const sameHost = "same-host"
-
-var probeFields = []field[probeDraft]{
-	{"tcp", func(d *decoder, n *node, p *probeDraft) { d.probeKind(p); p.TCP = d.tcp(n) }},
-	{"http", func(d *decoder, n *node, p *probeDraft) { d.probeKind(p); p.HTTP = d.url(n) }},
-	{"exec", func(d *decoder, n *node, p *probeDraft) { d.probeKind(p); p.Exec = d.argv(n, "exec") }},
-	{"status", func(d *decoder, n *node, p *probeDraft) {
-		p.statusKey = d.key
-		for _, item := range d.list(n, "status") {
-			if code := d.count(item, "status", 100, 599); code != 0 {
-				p.Status = append(p.Status, code)
-			}
-		}
+	{"if", func(d *decoder, n *node, e *edgeDraft) {
+		var word string
+		choose(d, n, "if", &word, staleConnections)
+		e.ifAt, e.IfStale = n, word == staleConnections
 	}},
-	choiceField("from", func(p *probeDraft) *ProbeFrom { return &p.From }, FromHost, FromDependent),
-	durationField("interval", func(p *probeDraft) *time.Duration { return &p.Interval }),
-	durationField("timeout", func(p *probeDraft) *time.Duration { return &p.Timeout }),
-	countField("successes", 1, 100, func(p *probeDraft) *int { return &p.Successes }),
 }
+
+const (
+	sameHost         = "same-host"
+	staleConnections = "stale-connections"
+)
 
 func unitField(kind AdapterKind) field[serviceDraft] {
 	return field[serviceDraft]{string(kind), func(d *decoder, n *node, s *serviceDraft) {
 		if !d.adapter(s, kind) {
 			return
 		}
-		unit := d.text(n, string(kind))
-		if unit == "" {
-			return
-		}
-		if !wellFormed(unit, 255, "_", "_.-:@\\") {
-			d.errorf(n, "the name only, as init knows it", "%s: %q is not the name of a unit or init script", kind, unit)
-			return
-		}
-		s.Adapter.Unit = unit
+		s.Adapter.Unit = d.unitName(n, string(kind))
 	}}
 }
+
+func (d *decoder) unitName(n *node, what string) string {
+	unit := d.text(n, what)
+	if unit != "" && !wellFormed(unit, 255, "_", "_.-:@\\") {
+		d.errorf(n, "the name only, as init knows it", "%s: %q is not the name of a unit or init script", what, unit)
+		return ""
+	}
+	return unit
+}
+
+// adapters are the keys that say how a service is controlled.
+const adapters = "systemd, sysv, openrc, command, plain and external"
 
 // adapter notes which adapter a service has; it is false for a second one.
 func (d *decoder) adapter(s *serviceDraft, kind AdapterKind) bool {
 	if s.adapterKey != nil {
-		d.errorf(d.key, "a service has exactly one of systemd, sysv, openrc, command and plain",
+		d.errorf(d.key, "a service has exactly one of "+adapters,
 			"%s as well as %s in line %d", kind, s.adapterKey.value, s.adapterKey.line)
 		return false
 	}
@@ -417,77 +419,6 @@ func (d *decoder) after(n *node) []edgeDraft {
 	return edges
 }
 
-func (d *decoder) probeKind(p *probeDraft) {
-	p.kinds++
-	if p.kindKey == nil {
-		p.kindKey = d.key
-	}
-}
-
-func (d *decoder) probe(n *node) (Probe, bool) {
-	p := probeDraft{Probe: Probe{From: FromHost, Interval: time.Second, Timeout: 3 * time.Second, Successes: 1}}
-	if n.kind != mapping {
-		d.errorf(n, `write "- tcp: :1521", for instance`, "ready: a probe must be a mapping, not %s", describe(n))
-		return Probe{}, false
-	}
-	switch ok := object(d, n, "ready", probeFields, &p); {
-	case p.kinds > 1:
-		d.errorf(n, "make it several probes: all must answer", "ready: a probe has exactly one of tcp, http and exec")
-	case p.kinds == 0 && ok:
-		d.errorf(n, "", "ready: a probe has one of tcp, http and exec")
-	case p.statusKey != nil && p.kinds == 1 && p.kindKey.value != "http":
-		d.errorf(p.statusKey, "", "ready: status goes with http only")
-	}
-	return p.Probe, true
-}
-
-func (d *decoder) tcp(n *node) string {
-	if n.kind == scalar && n.tag == "!!int" {
-		d.errorf(n, fmt.Sprintf("write %q for that port of the host itself", ":"+n.value), "tcp must be host:port, not %s", describe(n))
-		return ""
-	}
-	text := d.text(n, "tcp")
-	if text == "" {
-		return ""
-	}
-	host, port, err := net.SplitHostPort(text)
-	if err != nil || !validPort(port) || host != "" && !validAddress(host) {
-		d.errorf(n, `write ":1521", "db1.example.org:1521" or "[2001:db8::1]:1521"`, "tcp: %q is not host:port", text)
-		return ""
-	}
-	return text
-}
-
-func (d *decoder) url(n *node) string {
-	text := d.text(n, "http")
-	if text == "" {
-		return ""
-	}
-	u, err := url.Parse(text)
-	bad := ""
-	switch {
-	case err != nil:
-		bad = "is not a URL"
-	case u.Scheme != "http" && u.Scheme != "https":
-		bad = "must begin with http:// or https://"
-	case u.Opaque != "" || !strings.HasPrefix(text[len(u.Scheme):], "://"):
-		bad = "is not a URL"
-	case u.User != nil:
-		bad = "must not hold a password or user"
-	case u.Fragment != "":
-		bad = "must not have a fragment (#…)"
-	case u.Port() != "" && !validPort(u.Port()), strings.HasSuffix(u.Host, ":"):
-		bad = "has no valid port"
-	case u.Hostname() != "" && !validAddress(u.Hostname()):
-		bad = "has no valid host"
-	}
-	if bad != "" {
-		d.errorf(n, `write it like "http://:80/health"; without a host it is the instance's own`, "http: %q %s", text, bad)
-		return ""
-	}
-	return text
-}
-
 // address reads a host's address with or without a port.
 func (d *decoder) address(n *node, h *hostDraft) {
 	text := d.text(n, "address")
@@ -521,6 +452,20 @@ func (d *decoder) address(n *node, h *hostDraft) {
 	}
 	h.portKey = n
 	h.Port, _ = strconv.Atoi(port)
+}
+
+// listens reads where dependents connect to.
+func (d *decoder) listens(n *node) string {
+	text := d.text(n, "listens")
+	if text == "" {
+		return ""
+	}
+	host, port, ok := splitAddress(text, 0)
+	if !ok {
+		d.errorf(n, addressHint(probe.Sort{}), "listens: %q is not host:port", text)
+		return ""
+	}
+	return net.JoinHostPort(host, port)
 }
 
 func validPort(s string) bool {

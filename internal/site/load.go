@@ -133,6 +133,7 @@ func (d *decoder) services(n *node, defaults defaultsDraft, s *siteDraft) {
 		s.index = make(map[string]int32, count)
 	}
 	s.Site.services = make(map[string]*Service, count)
+	s.drafts = make([]serviceDraft, 0, count)
 	d.named(n, "services", func(name, value *node) {
 		d.kind, d.name = "service", name.value
 		d.checkName(name, "service")
@@ -142,9 +143,10 @@ func (d *decoder) services(n *node, defaults defaultsDraft, s *siteDraft) {
 			maxUnavailable: defaults.maxUnavailable,
 		}
 		if value.tag == "!!null" {
-			d.errorf(name, "it needs at least hosts and one of systemd, sysv, openrc, command and plain", "nothing is said of it")
+			d.errorf(name, "it needs at least hosts and one of "+adapters, "nothing is said of it")
 		} else if object(d, value, "", serviceFields, &v) {
 			d.missing(&v)
+			d.noteOurs(value, &v)
 		}
 		s.index[v.Name] = int32(len(s.drafts))
 		s.drafts = append(s.drafts, v)
@@ -162,11 +164,24 @@ func (d *decoder) missing(v *serviceDraft) {
 	}
 	switch a := &v.Adapter; {
 	case v.adapterKey == nil:
-		d.errorf(v.at, "give it exactly one of systemd, sysv, openrc, command and plain", "it has no adapter")
-	case v.pidfileKey != nil && (a.Kind == KindSystemd || a.Kind == KindPlain):
+		d.errorf(v.at, "give it exactly one of "+adapters, "it has no adapter")
+	case v.pidfileKey != nil && (a.Kind == KindSystemd || a.Kind == KindPlain || a.Kind == KindExternal):
 		d.errorf(v.pidfileKey, "", "pidfile goes with command, sysv and openrc, not with %s", a.Kind)
 	case v.pidfileKey == nil && a.Kind == KindCommand:
 		d.errorf(v.at, "the main process's number and start time tell one incarnation from the next", "command needs a pidfile")
+	}
+}
+
+// noteOurs notes the keys that an external service does not have.
+func (d *decoder) noteOurs(n *node, v *serviceDraft) {
+	if v.Adapter.Kind != KindExternal {
+		return
+	}
+	content, _ := d.pairs(n, "")
+	for i := 0; i+1 < len(content); i += 2 {
+		if ours[content[i].value] != "" {
+			v.ours = append(v.ours, content[i])
+		}
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"kido/internal/wire"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -104,15 +106,18 @@ func dump(s *Site) string {
 	for _, v := range s.Services {
 		fmt.Fprintf(&b, "%s\n  hosts %q line %d\n  %+v\n", v.Name, v.Hosts, v.Line, v.Adapter)
 		for _, p := range v.Ready {
-			fmt.Fprintf(&b, "  %+v\n", p)
+			fmt.Fprintf(&b, "  %s from %s interval %s successes %d\n", wire.FormatLine(p.Fields()...), p.From, p.Interval, p.Successes)
 		}
 		for _, d := range v.After {
 			fmt.Fprintf(&b, "  %+v\n", d)
 		}
-		fmt.Fprintf(&b, "  stop after %q conflicts %q unavailable %d failures %d\n  %+v %+v wait %+v budget %+v settle %s\n", v.StopAfter, v.Conflicts, v.MaxUnavailable, v.MaxFailures, v.Timeout, v.Retry, v.Wait, v.Budget, v.Settle)
+		fmt.Fprintf(&b, "  stop after %q conflicts %q unavailable %d failures %d\n  %+v %+v wait %+v budget %+v settle %s\n  listens %q failures %d\n", v.StopAfter, v.Conflicts, v.MaxUnavailable, v.MaxFailures, v.Timeout, v.Retry, v.Wait, v.Budget, v.Settle, v.Listens, v.Failures)
 	}
 	for _, g := range s.groupNames() {
 		fmt.Fprintf(&b, "group %s: %q\n", g, s.Groups[g])
+	}
+	for _, v := range s.Blind() {
+		fmt.Fprintf(&b, "blind: %s\n", v.Name)
 	}
 	for _, w := range s.Warnings() {
 		fmt.Fprintf(&b, "%s\n", w.Detail())
@@ -164,8 +169,10 @@ func consistent(t *testing.T, s *Site) {
 		check(v.MaxUnavailable > 0 && v.MaxFailures > 0 && v.Retry.Attempts > 0, "%s: limits %+v", v.Name, v)
 		check(min(v.Timeout.Start, v.Timeout.Stop, v.Timeout.Ready, v.Timeout.Connect, v.Retry.Delay, v.Retry.Max, v.Wait.Timeout, v.Wait.Grace) > 0, "%s: times %+v %+v", v.Name, v.Timeout, v.Retry)
 		for _, p := range v.Ready {
-			check((p.TCP != "") != (p.HTTP != "") != (p.Exec != nil) && p.Interval > 0 && p.Timeout > 0 && p.Successes > 0 && p.From != "", "%s: probe %+v", v.Name, p)
+			check(p.CheckAbout() == nil && p.Interval > 0 && p.Timeout > 0 && p.Successes > 0 && p.From != "", "%s: probe %+v", v.Name, p)
 		}
+		external := v.Adapter.Kind == KindExternal
+		check(external == (v.Failures > 0) && (!external || len(v.Ready) > 0 && v.After == nil && v.Conflicts == nil && v.StopAfter == nil), "%s: external %+v", v.Name, v)
 		a := v.Adapter
 		check(a.Kind == KindPlain == (a.Key != "" && a.User != "" && a.Action != ""), "%s: %+v", v.Name, a)
 		check(a.Kind == KindCommand == (a.Start != nil && a.Stop != nil), "%s: %+v", v.Name, a)

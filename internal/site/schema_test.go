@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -44,7 +45,7 @@ func plain(d *decoder, n *node) any {
 	case "!!null":
 		return nil
 	case "!!bool":
-		return n.value == "true"
+		return strings.EqualFold(n.value, "true")
 	case "!!int":
 		if i, err := strconv.ParseInt(n.value, 0, 64); err == nil {
 			return i
@@ -84,7 +85,8 @@ func TestSchemaKnowsTheDecodersKeys(t *testing.T) {
 	tables := map[string][]string{
 		"": keysOf(fileFields), "defaults": keysOf(defaultsFields), "timeout": keysOf(timeoutFields), "retry": keysOf(retryFields),
 		"host": keysOf(hostFields), "service": keysOf(serviceFields), "command": keysOf(commandFields), "plain": keysOf(plainFields),
-		"dependency": keysOf(edgeFields), "probe": keysOf(probeFields),
+		"dependency": keysOf(edgeFields), "probe": probeKeys(),
+		"secret": secretKeys, "teller": tokenKeys,
 		"hold": keysOf(waitFields), "allowance": keysOf(budgetFields),
 	}
 	if got, want := slices.Sorted(maps.Keys(objects)), slices.Sorted(maps.Keys(tables)); !slices.Equal(got, want) {
@@ -113,12 +115,14 @@ func TestSchemaKnowsTheDecodersKeys(t *testing.T) {
 	}
 }
 
-func keysOf[T any](fields []field[T]) []string {
+// probeKeys are all that any kind of probe takes.
+func probeKeys() []string {
 	var keys []string
-	for _, f := range fields {
-		keys = append(keys, f.key)
+	for _, fields := range probeFields {
+		keys = append(keys, keysOf(fields)...)
 	}
-	return keys
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
 
 // TestSchemaKnowsTheDecodersWords tries every word of every choice, and one
@@ -134,7 +138,9 @@ func TestSchemaKnowsTheDecodersWords(t *testing.T) {
 		{"after: {b: {strength: %s}}", []string{"requires", "wants", "needs"}},
 		{"after: {b: {of: %s}}", []string{"all", "any", "one"}},
 		{"after: {b: {when: %s}}", []string{"same-host", "always"}},
-		{"ready: {tcp: ':1', from: %s}", []string{"host", "dependent", "here"}},
+		{"ready: {tcp: ':1', from: %s}", []string{"host", "dependent", "runner", "here"}},
+		{"listens: %s", []string{"':1'", "'db:1'", "'[::1]:1'", "1", "db"}},
+		{"after: {b: {on_restart: reload, if: %s}}", []string{"stale-connections", "stale"}},
 		{"timeout: {start: %s}", []string{"1ms", "90s", "1h30m", "1.5s", "1d", "s"}},
 		{"max_unavailable: %s", []string{"1", "1000000", "1%", "100%", "0", "101%", "-1", "1000001", "'%'"}},
 		{"wait: %s", []string{"none", "{}", "off"}},
@@ -150,7 +156,7 @@ func TestSchemaKnowsTheDecodersWords(t *testing.T) {
 			if test.text[:5] == "hosts" {
 				hosts = ""
 			}
-			text := fmt.Sprintf("site: x\nhosts: {h: 10.0.0.1}\nservices:\n  b: {hosts: h, systemd: b}\n  a: {"+hosts+"systemd: a, "+test.text+"}\n", word)
+			text := fmt.Sprintf("site: x\nhosts: {h: 10.0.0.1}\nservices:\n  b: {hosts: h, systemd: b, listens: ':1'}\n  a: {"+hosts+"systemd: a, "+test.text+"}\n", word)
 			_, ours := Parse("x", []byte(text))
 			theirs := schema.Validate(plainValue(t, text))
 			if (ours == nil) != (theirs == nil) {

@@ -6,7 +6,12 @@
 // and nothing else, and has no state.
 package site
 
-import "time"
+import (
+	"slices"
+	"time"
+
+	"kido/internal/probe"
+)
 
 // Site is all hosts, services and dependencies. It is never changed after it
 // was parsed, and may be read by many goroutines.
@@ -45,6 +50,13 @@ type Service struct {
 
 	Adapter Adapter
 	Ready   []Probe // all must answer; none: up is ready
+
+	// Listens is where connections to an instance lead, "host:port"; a missing host is
+	// the instance's address. Default: where its first probe that connects does; "": nowhere.
+	Listens string
+	// Failures (KindExternal) is how many tries in a row must fail before it is taken to
+	// have been away, where no probe tells its incarnation; default 3.
+	Failures int
 
 	After     []Dependency // sorted by upstream
 	StopAfter []string     // services that are stopped before this one; overrides the reverse of After for that pair
@@ -102,6 +114,9 @@ const (
 	KindOpenRC  AdapterKind = "openrc"
 	KindCommand AdapterKind = "command"
 	KindPlain   AdapterKind = "plain" // no kido there: the key runs one fixed command
+	// KindExternal is a service that is none of kido's: it is neither started nor
+	// stopped, and looked at from each of its hosts.
+	KindExternal AdapterKind = "external"
 )
 
 // Dependency is an edge from a service to one upstream.
@@ -111,7 +126,10 @@ type Dependency struct {
 	Strength  Strength // default "requires"
 	Of        Of       // default "all"
 	SameHost  bool     // when: same-host: web@h1 depends on Upstream@h1 only
-	Line      int
+	// IfStale (a reload): only where connections from before the upstream's new
+	// incarnation are held.
+	IfStale bool
+	Line    int
 }
 
 // Reaction is what a dependent does when an upstream has a new incarnation.
@@ -143,20 +161,16 @@ const (
 	OfAny Of = "any" // one ready instance is enough
 )
 
-// Probe is one readiness check. Exactly one of TCP, HTTP and Exec is set.
+// Probe is one readiness check. A host that its target leaves out is the instance's
+// address. Its time-out is set.
 type Probe struct {
-	TCP  string   // "host:port"; a missing host is the instance's address
-	HTTP string   // URL, http or https; a missing host is the instance's address
-	Exec []string // argv at the instance's host (or the dependent's), program absolute
+	probe.Spec
 
-	Status []int // HTTP: accepted status codes; none: 200 to 399
-
-	// From is where it is asked: at the upstream's own host (default) or at
-	// each dependent's host, before that dependent is touched.
+	// From is where it is asked: at the upstream's own host (default), at each
+	// dependent's host, before that dependent is touched, or where kido runs.
 	From ProbeFrom
 
 	Interval  time.Duration // between tries; default 1s
-	Timeout   time.Duration // of one try; default 3s
 	Successes int           // in a row; default 1
 }
 
@@ -167,6 +181,7 @@ type ProbeFrom string
 const (
 	FromHost      ProbeFrom = "host"
 	FromDependent ProbeFrom = "dependent"
+	FromRunner    ProbeFrom = "runner"
 )
 
 // Timeouts of a service.
@@ -217,6 +232,11 @@ func (s *Site) Host(name string) *Host { return s.hosts[name] }
 // Service finds a service by name; nil where there is none.
 func (s *Site) Service(name string) *Service { return s.services[name] }
 
+// Asked reports whether a probe of the service is to be asked from a place.
+func (v *Service) Asked(from ProbeFrom) bool {
+	return slices.ContainsFunc(v.Ready, func(p Probe) bool { return p.From == from })
+}
+
 // keepers is how many hosts of a pool keep its slots.
 const keepers = 3
 
@@ -225,10 +245,36 @@ const keepers = 3
 // first ones in the file. A slot is one that most of them have given. There are
 // none where all of it may be down, or where no gate is.
 func (v *Service) Keepers() []string {
-	if v.Adapter.Kind == KindPlain || len(v.Hosts) <= v.MaxUnavailable {
+	if v.Adapter.Kind == KindPlain || v.Adapter.Kind == KindExternal || len(v.Hosts) <= v.MaxUnavailable {
 		return nil
 	}
 	return v.Hosts[:min(len(v.Hosts), keepers)]
+}
+
+// Blind lists, in the order of the file, the services that others react to while no
+// probe at their own host tells one incarnation from the next: a restart inside the
+// unit, by a database's own administrator for instance, is not seen. Those without
+// a unit of kido's are not among them.
+func (s *Site) Blind() []*Service {
+	followed := map[string]bool{}
+	for _, v := range s.Services {
+		for _, dep := range v.After {
+			followed[dep.Upstream] = followed[dep.Upstream] || dep.OnRestart != ReactionNone
+		}
+	}
+	var blind []*Service
+	for _, v := range s.Services {
+		unitless := v.Adapter.Kind == KindPlain || v.Adapter.Kind == KindExternal
+		if followed[v.Name] && !unitless && !v.TellsLife() {
+			blind = append(blind, v)
+		}
+	}
+	return blind
+}
+
+// TellsLife reports whether a probe at the host of an instance tells its incarnation.
+func (v *Service) TellsLife() bool {
+	return slices.ContainsFunc(v.Ready, func(p Probe) bool { return p.From == FromHost && p.TellsLife() })
 }
 
 // Instances lists the instances of a service in the order of its hosts.

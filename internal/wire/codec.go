@@ -38,6 +38,9 @@ func (q Request) Format() []byte {
 	w.flag("down", q.Down)
 	w.text("member", q.Member)
 	w.number("most", q.Most)
+	for _, l := range q.Lives {
+		w.line("life", l.Upstream, strconv.FormatUint(uint64(max(0, l.Age)/time.Millisecond), 10))
+	}
 	w.number("budget", q.Budget)
 	w.duration("within", q.Within, time.Millisecond)
 	w.line("end")
@@ -80,6 +83,20 @@ func ParseRequest(text []byte) (Request, error) {
 			return word(args, &q.Member)
 		case "most":
 			return number(args, &q.Most)
+		case "life":
+			if len(args) != 2 || args[0] == "" {
+				return errors.New("takes an instance and a number")
+			}
+			if len(args[0]) > MaxWord {
+				return errTooLongWord
+			}
+			l := Life{Upstream: args[0]}
+			if n := len(q.Lives); n > 0 && q.Lives[n-1].Upstream >= l.Upstream {
+				return errors.New("is not in the order of the instances")
+			}
+			err := duration(args[1:], &l.Age, time.Millisecond)
+			q.Lives = append(q.Lives, l)
+			return err
 		case "budget":
 			return number(args, &q.Budget)
 		case "within":
@@ -99,9 +116,11 @@ func (r Reply) Format() []byte {
 	if s := r.Status; s != nil {
 		w.line("status", s.Instance, string(s.State))
 		w.text("token", s.Token)
+		w.text("life", s.Life)
 		w.duration("age", s.Age, time.Second)
 		w.flag("settled", s.Settled)
 		w.flag("ready", s.Ready)
+		w.flag("degraded", s.Degraded)
 		w.text("why", s.Word)
 		w.number("generation", s.Generation)
 		w.text("wanted", string(s.Wanted))
@@ -110,9 +129,15 @@ func (r Reply) Format() []byte {
 			w.line("intent", string(s.IntentVerb))
 		}
 		w.duration("on-hold", s.OnHold, time.Second)
+		for _, h := range s.Held {
+			w.line(h.fields()...)
+		}
 	}
 	for _, s := range r.Slots {
 		w.line("slot", s.Member, s.Run, strconv.FormatUint(s.Generation, 10))
+	}
+	for _, p := range r.Probes {
+		w.line("probe", p.verdict(), strconv.FormatInt(max(0, p.Took.Microseconds()), 10), p.About, p.Life, p.Word)
 	}
 	w.line("end")
 	return w.Bytes()
@@ -139,12 +164,16 @@ func ParseReply(text []byte) (Reply, error) {
 			return member("state", s.State, States())
 		case "token":
 			return word(args, &s.Token)
+		case "life":
+			return word(args, &s.Life)
 		case "age":
 			return duration(args, &s.Age, time.Second)
 		case "settled":
 			return flag(args, &s.Settled)
 		case "ready":
 			return flag(args, &s.Ready)
+		case "degraded":
+			return flag(args, &s.Degraded)
 		case "why":
 			return one(args, &s.Word)
 		case "generation":
@@ -158,6 +187,14 @@ func ParseReply(text []byte) (Reply, error) {
 			return enum(args, "verb", &s.IntentVerb, Verbs())
 		case "on-hold":
 			return duration(args, &s.OnHold, time.Second)
+		case "held":
+			h, err := parseHeld(args)
+			s.Held = append(s.Held, h)
+			return err
+		case "probe":
+			p, err := parseProbed(args)
+			r.Probes = append(r.Probes, p)
+			return err
 		case "slot":
 			slot, err := ParseSlot(args)
 			r.Slots = append(r.Slots, slot)
@@ -272,6 +309,68 @@ func ParseSlot(args []string) (Slot, error) {
 		return Slot{}, bad
 	}
 	return Slot{args[0], args[1], n}, nil
+}
+
+func (h Held) fields() []string {
+	f := []string{"held", h.Upstream, strconv.FormatUint(h.Open, 10), strconv.FormatUint(h.Closed, 10)}
+	for _, silent := range h.Silent {
+		f = append(f, strconv.FormatUint(uint64(max(0, silent)/time.Second), 10))
+	}
+	return f
+}
+
+func parseHeld(args []string) (h Held, err error) {
+	if len(args) < 3 || len(args) > 3+MaxSilent || args[0] == "" {
+		return h, fmt.Errorf("takes an instance, two numbers and at most %d times", MaxSilent)
+	}
+	if len(args[0]) > MaxWord {
+		return h, errTooLongWord
+	}
+	h.Upstream = args[0]
+	if err := errors.Join(number(args[1:2], &h.Open), number(args[2:3], &h.Closed)); err != nil {
+		return h, err
+	}
+	if h.Closed > maxCount || h.Open > maxCount {
+		return h, errors.New("is more than a host has")
+	}
+	for i := range args[3:] {
+		var silent time.Duration
+		if err := duration(args[3+i:4+i], &silent, time.Second); err != nil {
+			return h, err
+		}
+		h.Silent = append(h.Silent, silent)
+	}
+	return h, nil
+}
+
+const maxCount = 1 << 24 // connections that a host may say it holds
+
+const (
+	probeReady    = "ready"
+	probeDegraded = "degraded"
+	probeNotReady = "not-ready"
+)
+
+func (p Probed) verdict() string {
+	switch {
+	case !p.Ready:
+		return probeNotReady
+	case p.Degraded:
+		return probeDegraded
+	}
+	return probeReady
+}
+
+func parseProbed(args []string) (p Probed, err error) {
+	if len(args) != 5 {
+		return p, errors.New("takes an answer, a time, what was asked, a life and a word")
+	}
+	verdict := args[0]
+	if err := member("answer", verdict, []string{probeReady, probeDegraded, probeNotReady}); err != nil {
+		return p, err
+	}
+	p = Probed{About: args[2], Ready: verdict != probeNotReady, Degraded: verdict == probeDegraded, Life: args[3], Word: args[4]}
+	return p, duration(args[1:2], &p.Took, time.Microsecond)
 }
 
 var errTooLongWord = fmt.Errorf("a name or token of over %d bytes", MaxWord)

@@ -39,7 +39,7 @@ const (
 	VerbStop    Verb = "stop"    // want it down, or hold it for a run
 	VerbRestart Verb = "restart" // one new incarnation: compare-and-set on the own token
 	VerbReload  Verb = "reload"  // same incarnation, configuration and connections anew
-	VerbProbe   Verb = "probe"   // run this host's probes of another host's instance
+	VerbProbe   Verb = "probe"   // run this host's probes of an instance, its own or another host's
 	VerbFence   Verb = "fence"   // let no request pass any more that expects this generation
 	VerbTake    Verb = "take"    // a slot of the pool: one more instance may be down
 	VerbGive    Verb = "give"    // that slot back
@@ -113,7 +113,7 @@ func (v Vector) find(instance string) (int, bool) {
 // Request is one question to a gate.
 type Request struct {
 	Verb    Verb
-	Service string // the service at the gate's host; for VerbProbe the instance to be probed, "oracle@db1"
+	Service string // the service at the gate's host; for VerbProbe the instance to be probed, "oracle@db1", or the service
 	Run     string // the run that asks, for the gate's log; may be empty
 
 	// Timeout bounds the init job of a verb that changes something; 0 leaves
@@ -147,11 +147,22 @@ type Request struct {
 	// Most is how many instances of the pool may be down at once (VerbTake).
 	Most uint64
 
+	// Lives are upstreams and the ages of their present lives (whole milliseconds),
+	// sorted by instance: where there are any, a reload is made only if the host holds a
+	// connection to one of them that is older than that.
+	Lives []Life
+
 	// Budget is how many reactions the instance may have Within a time (whole
 	// milliseconds) before an ENSURE that nobody asked for in person is refused
 	// as on hold; 0: no limit.
 	Budget uint64
 	Within time.Duration
+}
+
+// Life is an upstream instance and how old its present life is.
+type Life struct {
+	Upstream string
+	Age      time.Duration
 }
 
 // Reaction is how a dependent is made fresh.
@@ -214,12 +225,17 @@ const (
 
 // Status is what a gate knows of one instance, read in one go under its lock.
 type Status struct {
-	Instance   string
-	State      State
-	Token      string        // own incarnation; "" unless State is StateUp
-	Age        time.Duration // of the incarnation, for people only; 0 where unknown; whole seconds
+	Instance string
+	State    State
+	Token    string // own incarnation, as init tells it; "" unless State is StateUp
+	// Life is what the instance itself says of its incarnation, by a probe: it also
+	// changes where it was restarted inside its unit. "" where no probe tells;
+	// LifeUntold where one is to, and did not.
+	Life       string
+	Age        time.Duration // of the incarnation; 0 where unknown; whole seconds
 	Settled    bool          // the token was the same before and after the probes
 	Ready      bool          // up, settled, and all probes answered
+	Degraded   bool          // ready, but not as it should be: Word says what is wrong
 	Word       string        // why not ready, as the probe or the adapter put it
 	Generation uint64        // counts the writes of the state file; 0: nothing on record yet
 	Wanted     Wanted
@@ -229,6 +245,58 @@ type Status struct {
 	// OnHold is for how long yet its reactions are on hold, as its budget is
 	// spent; 0: they are not. Whole seconds, rounded up.
 	OnHold time.Duration
+	// Held is what the instance's host has of connections to its upstreams, sorted by
+	// upstream; nil where nobody counts them.
+	Held []Held
+}
+
+// LifeUntold is the Life of an instance that could not be asked for it.
+const LifeUntold = "?"
+
+// Incarnation is the token by which others compare: init's, and the instance's own
+// word where it has one. "" where it is not known.
+func (s *Status) Incarnation() string {
+	switch {
+	case s.Token == "" || s.Life == LifeUntold:
+		return ""
+	case s.Life == "":
+		return s.Token
+	}
+	return s.Token + lifeMark + s.Life
+}
+
+const lifeMark = "+" // between the two parts of a token
+
+// Unit is the part of an incarnation's token that init tells.
+func Unit(token string) string {
+	unit, _, _ := strings.Cut(token, lifeMark)
+	return unit
+}
+
+// Held is how a host's connections to one upstream instance stand.
+type Held struct {
+	Upstream string
+	Open     uint64 // established, as far as this host knows
+	Closed   uint64 // closed by the upstream, and held all the same
+	// Silent is how long nothing has come on those that are open: the longest times, at
+	// most MaxSilent of them, descending. Whole seconds.
+	Silent []time.Duration
+}
+
+// MaxSilent is how many times of a Held are told.
+const MaxSilent = 64
+
+// Stale counts the connections that are older than the upstream's present life, of
+// an age: those that it has closed, and those on which nothing has come in all that
+// time. A connection that was made in this life has had an answer in it.
+func (h Held) Stale(age time.Duration) int {
+	n := int(h.Closed)
+	for _, silent := range h.Silent {
+		if silent > age {
+			n++
+		}
+	}
+	return n
 }
 
 // Reply is a gate's answer.
@@ -241,6 +309,18 @@ type Reply struct {
 	Status *Status
 	// Slots are those of the pool that are taken (VerbTake, VerbGive).
 	Slots []Slot
+	// Probes are the answers one by one (VerbProbe).
+	Probes []Probed
+}
+
+// Probed is what one probe said.
+type Probed struct {
+	About    string // "postgres 10.0.0.1:5432"
+	Ready    bool
+	Degraded bool
+	Word     string
+	Took     time.Duration // whole microseconds
+	Life     string
 }
 
 // Slot lets one instance of a pool be down: for a request of a run that expects

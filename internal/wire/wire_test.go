@@ -16,14 +16,16 @@ func sampleRequest() Request {
 		Verb: VerbEnsure, Service: "web", Run: "r-7", Timeout: 90 * time.Second, Reaction: ReactReload,
 		Expect: NewVector(Entry{"db@db1", "a b"}), New: NewVector(Entry{"db@db1", "c"}, Entry{"cache@h", "\x1b[2J"}),
 		Own: "boot:1:2", Generation: 1<<64 - 1, Hold: true,
+		Lives: []Life{{"cache@h", 0}, {"db@db1", 1500 * time.Millisecond}},
 	}
 }
 
 func sampleReply() Reply {
 	return Reply{Code: CodeFailed, Word: "it is failed", Output: "line\nline\xff", Status: &Status{
-		Instance: "web@web1", State: StateUp, Token: "t", Age: 3 * time.Second, Settled: true, Ready: true, Word: "why",
+		Instance: "web@web1", State: StateUp, Token: "t", Life: "1700000000.5", Age: 3 * time.Second, Settled: true, Ready: true, Degraded: true, Word: "why",
 		Generation: 3, Wanted: WantedUp, Basis: NewVector(Entry{"db@db1", "c"}), Intent: true, IntentVerb: VerbStop,
-	}}
+		Held: []Held{{Upstream: "db@db1", Open: 3, Closed: 1, Silent: []time.Duration{time.Hour, 0}}, {Upstream: "x@h"}},
+	}, Probes: []Probed{{About: "tcp h:1", Ready: true, Took: time.Millisecond}, {About: "postgres h:5432", Ready: true, Degraded: true, Word: "read-only", Life: "7"}, {About: "x", Word: "refused"}}}
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -62,7 +64,8 @@ func TestParseRefuses(t *testing.T) {
 		"kido/1 request status web\nend\nend\n", "kido/1 request status " + strings.Repeat("a", MaxLine) + "\nend\n",
 		"kido/1 request status web\nnew x " + strings.Repeat("a", MaxWord+1) + "\nend\n",
 		"kido/1 request status web\nown " + strings.Repeat("a", MaxWord+1) + "\nend\n",
-		"kido/1 reply ok\nend\n",
+		"kido/1 reply ok\nend\n", "kido/1 request ensure web\nlife b 1\nlife a 1\nend\n", "kido/1 request ensure web\nlife a -1\nend\n",
+		"kido/1 request ensure web\nlife a 01\nend\n",
 	} {
 		if q, err := ParseRequest([]byte(text)); err == nil {
 			t.Errorf("%q was taken as %+v", text, q)
@@ -210,4 +213,27 @@ func FuzzSent(f *testing.F) {
 			t.Errorf("sent %+v\nread %+v", r, got)
 		}
 	})
+}
+
+func TestIncarnation(t *testing.T) {
+	for _, x := range []struct {
+		token, life, want string
+	}{
+		{"", "", ""}, {"i", "", "i"}, {"i", "7", "i+7"}, {"i", LifeUntold, ""}, {"", "7", ""},
+	} {
+		s := Status{Token: x.token, Life: x.life}
+		if got := s.Incarnation(); got != x.want || got != "" && Unit(got) != x.token {
+			t.Errorf("%q and %q are %q of unit %q, want %q", x.token, x.life, got, Unit(got), x.want)
+		}
+	}
+}
+
+// TestStale: what the upstream has closed, and what has been silent for longer than it lives.
+func TestStale(t *testing.T) {
+	h := Held{Upstream: "db@db1", Open: 3, Closed: 2, Silent: []time.Duration{time.Hour, time.Minute, 0}}
+	for age, want := range map[time.Duration]int{0: 4, time.Second: 4, time.Minute: 3, 2 * time.Hour: 2} {
+		if got := h.Stale(age); got != want {
+			t.Errorf("of an upstream of %s: %d, want %d", age, got, want)
+		}
+	}
 }

@@ -1,77 +1,71 @@
-// Package netprobe makes the probes that need more than the gate links in:
-// http and https proper, with the system's roots. It is for kido only, which
-// also lends it to a gate for one try at a time, see [ServeChild].
+// Package netprobe makes every kind of probe: those of package probe, and with
+// well-kept drivers those that need more than the gate links in. It is for kido
+// only, which also lends it to a gate for one try at a time, see [ServeChild].
 //
 // What package probe promises holds here too: one try, inside its time-out,
-// nothing left behind. No proxy, no redirection, no cookie.
+// nothing left behind. A driver is one function, see drivers.
 package netprobe
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
+	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"kido/internal/probe"
 	"kido/internal/wire"
 )
 
-const maxHeader = 64 << 10 // bytes of an HTTP answer that are read
-
 // Prober makes every kind of probe from this machine.
 type Prober struct {
-	Roots *x509.CertPool // who may vouch for a server; nil: the system's
+	alone bool // this process is for one try, and may come to harm by it
+}
+
+// drivers are the functions by which kinds are asked, each within ctx, which holds
+// the time-out. A Spec that comes here is checked and has its secrets.
+var drivers = map[probe.Kind]func(Prober, context.Context, probe.Spec) probe.Answer{
+	probe.KindAMQP:     Prober.amqp,
+	probe.KindDNS:      Prober.dns,
+	probe.KindHTTP:     Prober.http,
+	probe.KindHTTPS:    Prober.http,
+	probe.KindKafka:    Prober.kafka,
+	probe.KindLDAP:     Prober.ldap,
+	probe.KindMongoDB:  Prober.mongodb,
+	probe.KindMySQL:    Prober.mysql,
+	probe.KindOracle:   Prober.oracle,
+	probe.KindPostgres: Prober.postgres,
+	probe.KindRedis:    Prober.redis,
+	probe.KindSMTP:     Prober.smtp,
+	probe.KindSystemd:  Prober.systemd,
+	probe.KindTLS:      Prober.tls,
 }
 
 // Try makes one try of s, within its time-out.
 func (p Prober) Try(ctx context.Context, s probe.Spec) probe.Answer {
-	if s.Kind != probe.KindHTTP && s.Kind != probe.KindHTTPS {
-		return probe.Local{}.Try(ctx, s)
-	}
-	start := time.Now()
-	ctx, cancel := s.Limit(ctx)
-	defer cancel()
-	a := p.get(ctx, s)
-	a.Took = time.Since(start)
-	return a
+	return probe.Make(ctx, s, p.once)
 }
 
-func (p Prober) get(ctx context.Context, s probe.Spec) probe.Answer {
-	if _, err := probe.ParseSpec(s.Fields()); err != nil {
-		return probe.NotReady("%v", err)
+func (p Prober) once(ctx context.Context, s probe.Spec) (a probe.Answer) {
+	// What a server says is for libraries to parse, and some of them are surprised.
+	defer func() {
+		if bug := recover(); bug != nil {
+			a = probe.Untried("the %s driver failed: %v", s.Kind, bug)
+		}
+	}()
+	if driver, ok := drivers[s.Kind]; ok {
+		return driver(p, ctx, s)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Target, nil)
-	if err != nil {
-		return probe.NotReady("%v", err)
+	if s.Local() {
+		return probe.Local{}.Try(ctx, s)
 	}
-	req.Header.Set("User-Agent", "kido")
-	dialer := net.Dialer{KeepAlive: -1}
-	transport := http.Transport{
-		DialContext:            dialer.DialContext,
-		TLSClientConfig:        &tls.Config{RootCAs: p.Roots},
-		DisableKeepAlives:      true,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: maxHeader,
-	}
-	resp, err := transport.RoundTrip(req) // one question: no redirections
-	if err != nil {
-		return why(ctx, s, err)
-	}
-	resp.Body.Close()
-	if err := ctx.Err(); err != nil { // our hanging up can be what made it answer
-		return why(ctx, s, err)
-	}
-	if s.Accepts(resp.StatusCode) {
-		return probe.Answer{Ready: true}
-	}
-	return probe.NotReady("HTTP %s", resp.Status)
+	return probe.Untried("%s probes are not made here", s.Kind) // and not handed to ourselves
 }
 
 // why puts the errors of TLS and HTTP into words.
@@ -94,17 +88,35 @@ func why(ctx context.Context, s probe.Spec, err error) probe.Answer {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return probe.NotReady("answered, but not in TLS")
 	}
-	if alert, ok := errors.AsType[tls.AlertError](err); ok {
-		return probe.NotReady("TLS: %v", alert)
+	if word, ok := alert(err); ok {
+		if word == "certificate required" {
+			word += ", give cert and key"
+		}
+		return probe.NotReady("the server refused TLS: %s", word)
+	}
+	if bad, ok := errors.AsType[errSetup](err); ok {
+		return probe.Untried("%v", bad)
 	}
 	return s.Why(ctx, err)
 }
 
+// whyConnected is why for an error after a connection was there.
+func whyConnected(ctx context.Context, s probe.Spec, err error) probe.Answer {
+	a := why(ctx, s, err)
+	if probe.Late(ctx, err) {
+		return probe.NotReady("connected, but %s", a.Word)
+	}
+	return a
+}
+
 // ServeChild is the program that a gate runs for a probe that it cannot make
-// itself: it reads one line, makes that try and writes one line. It returns the
+// itself: it reads a [probe.Task], makes that try and writes one line. It returns the
 // exit status.
 func ServeChild(stdin io.Reader, stdout io.Writer) int {
-	return Prober{}.serve(stdin, stdout)
+	// Others run as nobody too, and are not to look for our secrets.
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	os.Stdout = nil // some library may print something there
+	return Prober{alone: true}.serve(stdin, stdout)
 }
 
 func (p Prober) serve(stdin io.Reader, stdout io.Writer) int {
@@ -114,20 +126,18 @@ func (p Prober) serve(stdin io.Reader, stdout io.Writer) int {
 		}
 		return 0
 	}
-	line, err := bufio.NewReader(io.LimitReader(stdin, wire.MaxLine+1)).ReadString('\n')
+	task, err := probe.ReadTask(stdin)
 	if err != nil {
-		return answer(probe.NotReady("%s: no probe was asked for", probe.ChildArg))
+		return answer(probe.Untried("%s: %v", probe.ChildArg, err))
 	}
-	fields, err := wire.ParseLine(strings.TrimSuffix(line, "\n"))
-	if err != nil {
-		return answer(probe.NotReady("%s: %v", probe.ChildArg, err))
+	if task.Spec.Local() {
+		return answer(probe.Untried("%s: who asks makes %s probes itself", probe.ChildArg, task.Spec.Kind))
 	}
-	s, err := probe.ParseSpec(fields)
-	if err != nil {
-		return answer(probe.NotReady("%s: %v", probe.ChildArg, err))
+	ctx := context.Background()
+	if task.Within > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, task.Within)
+		defer cancel()
 	}
-	if s.Kind != probe.KindHTTP && s.Kind != probe.KindHTTPS {
-		return answer(probe.NotReady("%s: no %s probes here", probe.ChildArg, s.Kind))
-	}
-	return answer(p.Try(context.Background(), s))
+	return answer(p.Try(ctx, task.Spec))
 }

@@ -1,0 +1,95 @@
+package gate
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"kido/internal/probe"
+	"kido/internal/wire"
+)
+
+// ask makes one try of a service's probes, and works out which life answered.
+func (g *Gate) ask(ctx context.Context, s *PolicyService, of Look) Asked {
+	begun := present()
+	life := probe.Life{Token: of.Token}
+	if of.Age > 0 {
+		life.Since = time.Now().Add(-of.Age)
+	}
+	a := g.each(ctx, s.Ready, life, true)
+	asked := Asked{Ready: a.Ready, Degraded: a.Degraded, Word: a.Word, Life: a.Life, Age: a.Age}
+	switch {
+	case s.Failures > 0:
+		return g.remember(ctx, s, asked, begun)
+	case asked.Life == "" && slices.ContainsFunc(s.Ready, probe.Spec.TellsLife):
+		asked.Life = wire.LifeUntold
+	}
+	return asked
+}
+
+// each makes one try of each probe, until one says no. The life that they tell is of
+// one incarnation: where others were asked in between, it is asked for again.
+func (g *Gate) each(ctx context.Context, probes []probe.Spec, life probe.Life, tell bool) probe.Answer {
+	answers := make([]probe.Answer, 0, len(probes))
+	for _, p := range probes {
+		p.Life = life
+		a := g.prober.Try(ctx, p)
+		if !a.Ready {
+			return a
+		}
+		answers = append(answers, a)
+	}
+	whole := probe.Together(answers)
+	if !tell || whole.Life == "" || len(probes) == 1 {
+		return whole
+	}
+	for i, p := range probes {
+		if answers[i].Life == "" || i == len(probes)-1 && !slices.ContainsFunc(answers[:i], func(a probe.Answer) bool { return a.Life != "" }) {
+			continue // told last of all: nothing was asked since
+		}
+		p.Life = life
+		if again := g.prober.Try(ctx, p); !again.Ready || again.Life != answers[i].Life {
+			return probe.NotReady("it was restarted inside its unit while it was looked at")
+		}
+	}
+	return whole
+}
+
+// probe answers a VerbProbe: each probe on its own, whatever the others say.
+func (g *Gate) probe(ctx context.Context, of string) wire.Reply {
+	status := &wire.Status{Instance: of, State: wire.StateBlind, Settled: true}
+	var specs []probe.Spec
+	var life probe.Life
+	if w := g.policy.Watch(of); w != nil {
+		specs = w.Ready
+	} else {
+		s := g.policy.Service(of)
+		status.Instance, specs = of+"@"+g.policy.Host, s.Ready
+		if unit, err := g.unit(s); err == nil {
+			defer release(unit)
+			if o, err := unit.Observe(ctx); err == nil {
+				life.Token = o.Token
+				if o.Age > 0 {
+					life.Since = time.Now().Add(-o.Age)
+				}
+			}
+		}
+	}
+	reply := wire.Reply{Code: wire.CodeOK, Status: status}
+	answers := make([]probe.Answer, len(specs))
+	for i, p := range specs {
+		p.Life = life
+		answers[i] = g.prober.Try(ctx, p)
+		reply.Probes = append(reply.Probes, probed(p, answers[i]))
+	}
+	whole := probe.Together(answers)
+	status.Ready, status.Degraded, status.Word = whole.Ready, whole.Degraded, whole.Word
+	return reply
+}
+
+func probed(p probe.Spec, a probe.Answer) wire.Probed {
+	return wire.Probed{
+		About: p.Described(), Ready: a.Ready, Degraded: a.Degraded, Word: a.Word,
+		Took: a.Took.Truncate(time.Microsecond), Life: a.Life,
+	}
+}

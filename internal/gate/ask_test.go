@@ -1,0 +1,202 @@
+package gate
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"kido/internal/initsys"
+	"kido/internal/probe"
+	"kido/internal/wire"
+)
+
+// said is a prober that gives prepared answers, in turn, by target.
+type said map[string][]probe.Answer
+
+func (s said) Try(_ context.Context, p probe.Spec) probe.Answer {
+	a := s[p.Target][0]
+	if len(s[p.Target]) > 1 {
+		s[p.Target] = s[p.Target][1:]
+	}
+	return a
+}
+
+// asking is a gate whose service web is probed at some targets: those with a name
+// that begins with life tell their incarnation.
+func asking(t *testing.T, failures uint64, answers said, targets ...string) (*Gate, *PolicyService) {
+	t.Helper()
+	s := PolicyService{Name: "web", Adapter: adapterExternal, Failures: failures}
+	for _, target := range targets {
+		p := probe.Spec{Kind: probe.KindTCP, Target: target}
+		if strings.HasPrefix(target, "life") {
+			p = probe.Spec{Kind: probe.KindRedis, Target: target}
+		}
+		s.Ready = append(s.Ready, p)
+	}
+	return &Gate{policy: &Policy{Host: "web1", Services: []PolicyService{s}}, dir: folder(t), prober: answers}, &s
+}
+
+func TestAskForLife(t *testing.T) {
+	ready, no := probe.Answer{Ready: true}, probe.NotReady("refused")
+	life := func(word string) probe.Answer { return probe.Answer{Ready: true, Life: word, Age: time.Hour} }
+	for name, x := range map[string]struct {
+		answers said
+		targets []string
+		want    Asked
+	}{
+		"nothing to ask":           {nil, nil, Asked{Ready: true}},
+		"no life":                  {said{"a": {ready}}, []string{"a"}, Asked{Ready: true}},
+		"a life":                   {said{"life": {life("1")}}, []string{"life"}, Asked{Ready: true, Life: "1", Age: time.Hour}},
+		"not ready":                {said{"life": {no}}, []string{"life"}, Asked{Word: "refused", Life: wire.LifeUntold}},
+		"another is not ready":     {said{"life": {life("1")}, "a": {no}}, []string{"life", "a"}, Asked{Word: "refused", Life: wire.LifeUntold}},
+		"the same after":           {said{"life": {life("1")}, "a": {ready}}, []string{"life", "a"}, Asked{Ready: true, Life: "1", Age: time.Hour}},
+		"another one after":        {said{"life": {life("1"), life("2")}, "a": {ready}}, []string{"life", "a"}, Asked{Word: "it was restarted inside its unit while it was looked at", Life: wire.LifeUntold}},
+		"not asked twice for none": {said{"a": {ready}, "life": {life("1"), no}}, []string{"a", "life"}, Asked{Ready: true, Life: "1", Age: time.Hour}},
+		"two lives":                {said{"life1": {life("1")}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Ready: true, Life: "1+2", Age: time.Hour}},
+		"two lives, one moved":     {said{"life1": {life("1"), life("3")}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Word: "it was restarted inside its unit while it was looked at", Life: wire.LifeUntold}},
+		"degraded":                 {said{"life": {life("1").Degrade("read-only")}}, []string{"life"}, Asked{Ready: true, Degraded: true, Word: "read-only", Life: "1", Age: time.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, s := asking(t, 0, x.answers, x.targets...)
+			got := g.ask(t.Context(), s, Look{})
+			if got.Ready != x.want.Ready || got.Degraded != x.want.Degraded || got.Word != x.want.Word || got.Life != x.want.Life || got.Age != x.want.Age {
+				t.Errorf("got %+v, want %+v", got, x.want)
+			}
+		})
+	}
+}
+
+// TestOutagesSeen is the rule by which a host tells the lives of what tells none.
+func TestOutagesSeen(t *testing.T) {
+	at := func(n int) Moment { return Moment{"boot", time.Duration(n) * time.Second} }
+	o := outages{epoch: "e"}
+	for n, x := range []struct {
+		ready bool
+		life  string
+	}{
+		{true, "e-0"},
+		{false, "e-0"}, {false, "e-0"}, {true, "e-0"}, // two failures are none yet
+		{false, "e-0"}, {false, "e-0"}, {false, "e-0"}, {false, "e-0"}, {true, "e-1"},
+		{true, "e-1"}, {false, "e-1"}, {true, "e-1"},
+	} {
+		next, ok := o.seen(x.ready, at(n+1), 3)
+		if !ok || next.life() != x.life {
+			t.Fatalf("try %d: %+v, %t; want life %s", n, next, ok, x.life)
+		}
+		if next != o {
+			next.at = at(n + 1)
+		}
+		o = next
+	}
+	if _, ok := o.seen(true, at(1), 3); ok {
+		t.Error("a try that began before the latest change counted")
+	}
+	if _, ok := o.seen(true, Moment{"another boot", 0}, 3); !ok {
+		t.Error("after a reboot no try counts any more")
+	}
+	if _, ok := (outages{at: Moment{}}).seen(true, Moment{}, 3); !ok {
+		t.Error("without a clock no try counts")
+	}
+}
+
+func TestExternal(t *testing.T) {
+	away, there := probe.NotReady("refused"), probe.Answer{Ready: true}
+	g, s := asking(t, 2, said{"a": {there, away, there, away, away, there, there}}, "a")
+	var lives []string
+	for range 7 {
+		a := g.ask(t.Context(), s, Look{})
+		lives = append(lives, a.Life)
+		if a.Ready == (a.Life == wire.LifeUntold) {
+			t.Errorf("got %+v", a)
+		}
+		present := present()
+		for present.At == presentAfter(present).At { // the record's clock is milliseconds
+		}
+	}
+	first, last := lives[0], lives[5]
+	if lives[2] != first || last == first || lives[6] != last || lives[1] != wire.LifeUntold {
+		t.Errorf("lives %q", lives)
+	}
+
+	// What nobody can read any more is unknown: it lives anew, and the file is kept.
+	path := filepath.Join(g.dir.Name(), "web@outages")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, slices.Concat(text[:10], []byte("x"), text[10:]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if a := g.ask(t.Context(), s, Look{}); !a.Ready || a.Life == last || a.Life == first {
+		t.Errorf("with a damaged record: %+v", a)
+	}
+	if _, err := os.Stat(path + ".unreadable"); err != nil {
+		t.Error(err)
+	}
+
+	// Nobody here starts or stops it.
+	unit, err := g.unit(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []wire.Verb{wire.VerbStop, wire.VerbRestart, wire.VerbReload} {
+		q := wire.Request{Verb: verb, Service: "web", Own: externalToken}
+		if r := g.instance(s, unit).Do(t.Context(), q); r.Code != wire.CodeInvalid {
+			t.Errorf("%s: %+v", verb, r)
+		}
+	}
+	if r := g.instance(s, unit).Do(t.Context(), wire.Request{Verb: wire.VerbStatus, Service: "web"}); r.Code != wire.CodeOK || !r.Status.Ready || wire.Unit(r.Status.Incarnation()) != externalToken {
+		t.Errorf("status: %+v", r)
+	}
+}
+
+// presentAfter is the present, for who waits for the clock.
+func presentAfter(Moment) Moment { return present() }
+
+func FuzzOutages(f *testing.F) {
+	f.Add(outages{epoch: "e", count: 3, missed: 1, away: true, at: Moment{"boot", time.Second}}.format())
+	f.Add([]byte(nil))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		o, err := parseOutages(text)
+		if err != nil {
+			return
+		}
+		if again, err := parseOutages(o.format()); err != nil || again != o {
+			t.Errorf("%q became %+v, then %+v, %v", text, o, again, err)
+		}
+	})
+}
+
+// TestProbeOneByOne: each answer on its own, of an own service for whoever may ask for its status.
+func TestProbeOneByOne(t *testing.T) {
+	g, s := asking(t, 0, said{"a": {probe.NotReady("refused")}, "life": {{Ready: true, Life: "7", Took: time.Second}}}, "a", "life")
+	s.Adapter = adapterSysV
+	g.policy.Watches = []Watch{{Instance: "db@db1", Ready: s.Ready[:1]}}
+	g.policy.Principals = []Principal{{"here", []string{IdentityLocal}}, {"db1", []string{keyA}}}
+	g.policy.Grants = []Grant{{"here", "web", []wire.Verb{wire.VerbStatus}}, {"here", "db@db1", []wire.Verb{wire.VerbProbe}}}
+	r := g.Serve(t.Context(), Caller{Identity: IdentityLocal}, wire.Request{Verb: wire.VerbProbe, Service: "web"})
+	if r.Code != wire.CodeOK || r.Status.Ready || r.Status.Word != "refused" || r.Status.Instance != "web@web1" || len(r.Probes) != 2 {
+		t.Fatalf("got %+v", r)
+	}
+	if got := r.Probes[0]; got.Ready || got.Word != "refused" || got.About != "tcp a" {
+		t.Errorf("the first: %+v", got)
+	}
+	if got := r.Probes[1]; !got.Ready || got.Life != "7" || got.Took != time.Second || got.About != "redis life" {
+		t.Errorf("the second: %+v", got)
+	}
+	if r := g.Serve(t.Context(), Caller{Identity: IdentityLocal}, wire.Request{Verb: wire.VerbProbe, Service: "db@db1"}); r.Code != wire.CodeOK || len(r.Probes) != 1 {
+		t.Errorf("of a watch: %+v", r)
+	}
+	// To whom nothing is granted all services look alike, whether they are there or not.
+	there := g.Serve(t.Context(), Caller{Identity: keyA}, wire.Request{Verb: wire.VerbProbe, Service: "web"})
+	none := g.Serve(t.Context(), Caller{Identity: keyA}, wire.Request{Verb: wire.VerbProbe, Service: "wed"})
+	if there.Code != wire.CodeRefused || strings.Replace(there.Word, "web ", "wed ", 1) != none.Word {
+		t.Errorf("refused with %q and %q", there.Word, none.Word)
+	}
+}
+
+var _ initsys.Unit = external{}
