@@ -4,7 +4,8 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"os/exec"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,14 @@ func TestLife(t *testing.T) {
 		tell func(*life)
 	}{
 		{"restarted inside its unit", (*life).inside},
+		{"where nobody tells", (*life).blind},
+		{"a crash of one backend", (*life).backend},
+		{"a recovery", (*life).recovers},
+		{"stale connections", (*life).stale},
+		{"external", (*life).external},
+		{"external and blind", (*life).outages},
+		{"from a dependent", (*life).fromDependent},
+		{"from a runner", (*life).fromRunner},
 	} {
 		t.Run(strings.ReplaceAll(part.name, " ", "_"), func(t *testing.T) { part.tell(s.in(t)) })
 	}
@@ -39,6 +48,7 @@ type life struct {
 	*story
 	secrets map[string]string // name → password
 	said    *transcript
+	site    *string // what is enrolled
 }
 
 // transcript is all that kido has said.
@@ -49,7 +59,7 @@ type transcript struct {
 
 func newLife(t *testing.T, kind Kind) *life {
 	t.Helper()
-	s := &life{story: newStory(t, kind, kind), secrets: map[string]string{}, said: &transcript{}}
+	s := &life{story: newStory(t, kind, kind), secrets: map[string]string{}, said: &transcript{}, site: new(string)}
 	for _, name := range []string{"pg", "ledger", "http", "redis"} {
 		s.secrets[name] = "Geheim-" + name + "-" + rand.Text()
 	}
@@ -73,7 +83,6 @@ func newLife(t *testing.T, kind Kind) *life {
 	s.operator = newOperator(t, s.Lab, "")
 	s.pages = visit(t, s.Lab, webs...)
 	s.everyWorker(s.pages.mark(), webs...)
-	s.pages.pause()
 	return s
 }
 
@@ -156,6 +165,11 @@ const (
 // nothing is owed.
 func (s *life) enrolled(site string) {
 	s.t.Helper()
+	if *s.site == site {
+		s.settles()
+		return
+	}
+	*s.site = site
 	s.operator.write("site.yaml", 0o644, []byte(site))
 	s.note("check", s.operator.must(0, "check"))
 	for range 2 { // there is nobody to whom secrets could belong before
@@ -166,10 +180,8 @@ func (s *life) enrolled(site string) {
 			}
 		}
 	}
-	s.pages.resume()
 	s.settles()
 	s.everyWorker(s.pages.mark(), webs...)
-	s.pages.pause()
 }
 
 func (s *life) secret(host int, name, secret string) {
@@ -316,7 +328,6 @@ func (s *life) stays() {
 // done to its dependents, and nothing before it answered; and no page fails after it.
 func (s *life) cascade(do func(), want ...string) {
 	s.t.Helper()
-	s.pages.resume()
 	before, lives := s.look(), s.lives()
 	deeds := s.deeds()
 	do()
@@ -328,8 +339,12 @@ func (s *life) cascade(do func(), want ...string) {
 			s.t.Errorf("%s at %v, and the database answers since %v", d.what, d.at, ready)
 		}
 	}
-	over := s.replaced(before.workers, webs...)
-	s.pages.pause()
+	s.noneFails(s.replaced(before.workers, webs...))
+}
+
+// noneFails fails the test where a page did that was asked for after a mark.
+func (s *life) noneFails(over int) {
+	s.t.Helper()
 	for _, web := range webs {
 		for _, a := range s.pages.since(over, web) {
 			if !a.fine() {
@@ -342,7 +357,7 @@ func (s *life) cascade(do func(), want ...string) {
 // basis is what a web server was last made fresh against, by the gate's own record.
 func (s *life) basis(web int) string {
 	s.t.Helper()
-	_, rest, _ := strings.Cut(string(s.Get(web, "/var/lib/kido-gate/web")), "database@db1 ")
+	_, rest, _ := strings.Cut(string(s.Get(web, "/var/lib/kido-gate/web.state")), "\nbasis database@db1 ")
 	basis, _, _ := strings.Cut(rest, "\n")
 	return basis
 }
@@ -370,7 +385,7 @@ func (s *life) inside() {
 	s.cascade(func() {
 		s.dba("restart -m fast")
 		_, _ = s.operator.kido("status").CombinedOutput()
-	}, "start apache2 2, start apache2 3", "start front 2")
+	}, allInOrder...)
 	s.kido(0, "status")
 	s.kidoAt(database, 0, "why", "web@web1")
 	s.kido(0, "why", "web@web1")
@@ -385,4 +400,302 @@ func (s *life) inside() {
 	s.stays()
 }
 
-var _ = exec.Command
+// blind: where no probe tells the life, nobody sees that restart, and that is said before.
+func (s *life) blind() {
+	s.enrolled(lifeSite(blindDatabase, webService))
+	s.contains(s.kido(0, "check"), "note: database, web: a restart inside the unit is not seen")
+	before := s.deeds()
+	s.dba("restart -m fast")
+	s.contains(s.kido(0, "announce", "database"), "nothing to do")
+	s.kido(0, "status")
+	s.done(before)
+	if state, _ := s.Exec(database, "systemctl", "is-active", "kido-announce-database"); state != "inactive\n" {
+		s.t.Errorf("the hook that has nothing to follow is %s", state)
+	}
+}
+
+// backend: one server process is killed, and the postmaster ends the connections of all
+// and goes on.
+func (s *life) backend() {
+	s.enrolled(lifeSite(databaseService, webService, frontService))
+	postmaster := s.postmaster()
+	s.cascade(func() {
+		s.Run(database, "kill", "-9", s.psql(database, "select pid from pg_stat_activity where usename = 'web' limit 1"))
+	}, allInOrder...)
+	if now := s.postmaster(); now != postmaster {
+		s.t.Errorf("the postmaster is another one: %s and %s", postmaster, now)
+	}
+	s.kido(0, "why", "web@web1")
+	s.kidoAt(database, 0, "why", "web@web1")
+	s.stays()
+}
+
+func (s *life) postmaster() string {
+	s.t.Helper()
+	return strings.TrimSpace(s.Run(database, "head", "-n", "1", "/var/lib/postgresql/15/main/postmaster.pid"))
+}
+
+// allInOrder is what a new life of the database is to bring about.
+var allInOrder = []string{"start apache2 2, start apache2 3", "start front 2"}
+
+// recovers: a database that is started after a crash has its port open, and its unit is
+// up all the time, long before it answers.
+func (s *life) recovers() {
+	s.enrolled(lifeSite(databaseService, webService, frontService))
+	s.cascade(func() {
+		s.hold()
+		before := s.deeds()
+		s.Run(database, "kill", "-9", s.postmaster())
+		s.Until("all of the database has ended", func() bool {
+			_, err := s.Exec(database, "pgrep", "-u", "postgres", "-x", "postgres")
+			return err != nil
+		})
+		s.kido(3, "status")
+		s.dba("start -- -W")
+		const word = "connected, but: the database system is starting up"
+		s.Until("the database is starting up", func() bool {
+			out, _ := s.operator.kido("probe", "database").CombinedOutput()
+			return strings.Contains(string(out), word)
+		})
+		s.contains(s.kido(1, "probe", "database"), word)
+		s.contains(s.kido(3, "status"), word)
+		end, said := s.begun("announce", "database")
+		s.Until("the progress says so", func() bool { return strings.Contains(said(), word) })
+		s.kido(0, "why", "web@web1")
+		if now := s.deeds(); len(now) > len(before) {
+			s.t.Errorf("before it answers: %v", now[len(before):])
+		}
+		s.letGo()
+		end(0)
+	}, allInOrder...)
+	s.stays()
+}
+
+// begun begins a kido of the operator's, and returns what waits for its end and what
+// tells what it has said so far.
+func (s *life) begun(args ...string) (end func(status int), said func() string) {
+	s.t.Helper()
+	cmd := s.operator.kido(args...)
+	f, err := os.Create(filepath.Join(s.t.TempDir(), "said"))
+	if err == nil {
+		cmd.Stdout, cmd.Stderr = f, f
+		err = cmd.Start()
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	wait := sync.OnceValue(cmd.Wait)
+	said = func() string { return contents(f) }
+	s.t.Cleanup(func() { // only where the test has failed is it still at work
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = wait()
+		f.Close()
+	})
+	return func(status int) {
+		s.t.Helper()
+		err := wait()
+		s.note(strings.Join(args, " "), said())
+		if exitOf(err) != status {
+			s.t.Errorf("kido %s: %v, want exit status %d", strings.Join(args, " "), err, status)
+		}
+	}, said
+}
+
+// stale: how many connections from before a web server holds is told, and decides.
+func (s *life) stale() {
+	web := func(reaction string) string {
+		return strings.ReplaceAll(webService, "database: restart", "database: "+reaction)
+	}
+	s.enrolled(lifeSite(databaseService, web("none")))
+	s.silently(func() {
+		s.service(webs[1], "restart", "apache2") // it holds none
+		s.dba("restart -m fast")
+		said := s.kido(0, "status")
+		s.contains(said, "3 of 3 connections to database@db1 from before its start")
+		if n := strings.Count(said, "connection"); n != 1 {
+			s.t.Errorf("connections of %d instances are told of; want 1", n)
+		}
+		s.contains(s.kido(0, "why", "web@web1"), "holds 3 of 3 connections to database@db1 from before its start")
+		s.kido(0, "why", "web@web2")
+	})
+
+	s.enrolled(lifeSite(databaseService, web("{on_restart: reload, if: stale-connections}")))
+	before := s.look()
+	s.silently(func() {
+		s.Run(database, "systemctl", "stop", "kido-announce-database") // to have a look in between
+		s.service(webs[1], "restart", "apache2")
+		deeds := s.deeds()
+		s.dba("restart -m fast")
+		s.contains(s.kido(3, "status"), "3 of 3 connections to database@db1 from before its start")
+		s.kido(0, "why", "web@web1")
+		s.Run(database, "systemctl", "start", "kido-announce-database")
+		s.done(deeds, "reload apache2 2")
+		s.kidoAt(database, 0, "why", "web")
+		s.kido(0, "status")
+		if one, other := s.basis(webs[0]), s.basis(webs[1]); one != other {
+			s.t.Errorf("the bases are %q and %q", one, other)
+		}
+		s.Until("web1's workers are others", func() bool {
+			return !slices.ContainsFunc(s.workers(webs[0]), func(w string) bool { return slices.Contains(before.workers[webs[0]], w) })
+		})
+	})
+	over := s.pages.mark()
+	s.everyWorker(over, webs...)
+	s.noneFails(over)
+}
+
+// silently does something while nobody asks for a page.
+func (s *life) silently(do func()) {
+	s.t.Helper()
+	s.pages.pause()
+	defer s.pages.resume()
+	do()
+}
+
+const (
+	ledgerService = `  ledger:
+    external: true
+    hosts: web1
+    ready:
+      - postgres: h4
+        user: kido
+        password: {file: /etc/kido/secrets/ledger}
+        database: postgres
+`
+	blindLedger = `  ledger:
+    external: true
+    hosts: web1
+    failures: 10
+    ready: {tcp: "h4:5432"}
+`
+	ledgerUsers = `  web:
+    hosts: [web1, web2]
+    systemd: apache2
+    after: {ledger: restart}
+    max_unavailable: 1
+    ready: {http: "http://:80/"}
+  front:
+    hosts: web1
+    systemd: front
+    after: {ledger: restart}
+`
+)
+
+// external: a database at a host without kido is restarted there.
+func (s *life) external() {
+	s.enrolled(lifeSite(blindDatabase, ledgerService, ledgerUsers))
+	s.kido(0, "status")
+	before := s.deeds()
+	s.Run(external, "systemctl", "restart", "postgresql@15-main")
+	s.kido(3, "status")
+	done := s.done(before, "start apache2 2, start apache2 3, start front 2")
+	since, err := strconv.ParseFloat(s.psql(external, "select extract(epoch from pg_postmaster_start_time())"), 64)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, d := range done {
+		if d.at.Before(time.UnixMicro(int64(since * 1e6))) {
+			s.t.Errorf("%s at %v, before the start of what it depends on", d.what, d.at)
+		}
+	}
+	s.kido(0, "status")
+	s.kidoAt(webs[0], 0, "why", "web")
+	s.kido(0, "probe", "--verbose", "ledger")
+}
+
+// outages: where nothing tells its life, it lives anew after an outage that was seen, and
+// not after a hiccup.
+func (s *life) outages() {
+	s.enrolled(lifeSite(blindDatabase, blindLedger, ledgerUsers))
+	s.kido(0, "check")
+	look := func() (o struct {
+		count, missed int
+		away          bool
+	}) { s.t.Helper(); _, _ = s.operator.kido("status", "ledger").CombinedOutput(); f := strings.Fields(string(s.Get(webs[0], "/var/lib/kido-gate/ledger@outages"))); var err error; if o.count, err = strconv.Atoi(f[3]); err == nil {
+		if o.missed, err = strconv.Atoi(f[4]); err == nil {
+			o.away, err = strconv.ParseBool(f[5])
+		}
+	}; if err != nil {
+		s.t.Fatal(err)
+	}; return o }
+	before, was := s.deeds(), look()
+	s.Run(external, "systemctl", "stop", "postgresql@15-main")
+	s.Until("it was missed", func() bool { return look().missed >= 2 })
+	s.kido(3, "status")
+	s.Run(external, "systemctl", "start", "postgresql@15-main")
+	s.Until("it is there again", func() bool { return look().missed == 0 })
+	s.kidoAt(webs[0], 0, "announce", "ledger")
+	s.done(before)
+	if now := look(); now.count != was.count {
+		s.t.Errorf("a hiccup is %d outages", now.count-was.count)
+	}
+
+	s.Run(external, "systemctl", "stop", "postgresql@15-main")
+	s.Until("it is away", func() bool { return look().away })
+	s.kido(3, "status")
+	s.Run(external, "systemctl", "start", "postgresql@15-main")
+	s.done(before, "start apache2 2, start apache2 3, start front 2")
+	if now := look(); now.count != was.count+1 {
+		s.t.Errorf("an outage is %d", now.count-was.count)
+	}
+	s.kidoAt(webs[0], 0, "why", "web")
+	s.kidoAt(webs[0], 0, "announce", "ledger")
+	s.done(s.deeds())
+}
+
+// wall keeps who is behind it from the database's port, and from nothing else.
+var wall = []string{"to", "198.51.100.1", "ipproto", "tcp", "dport", "5432", "unreachable"}
+
+// fromDependent: who does not reach the database himself is left as he is.
+func (s *life) fromDependent() {
+	s.enrolled(lifeSite(databaseService+`      - {tcp: ":5432", from: dependent}
+`, webService))
+	s.kido(0, "probe", "database")
+	s.Run(webs[1], slices.Concat([]string{"ip", "rule", "add"}, wall)...)
+	before := s.deeds()
+	end, said := s.begun("restart", "database")
+	s.Until("web1 is restarted", func() bool { return len(s.deeds()) > len(before) })
+	const word = "as seen from web2: "
+	s.Until("the progress says why web2 is not", func() bool { return strings.Contains(said(), word) })
+	s.contains(s.kido(3, "status"), word)
+	s.kido(0, "why", "web@web2")
+	s.kido(1, "probe", "database")
+	s.kido(1, "probe", "database", "--from", "web2")
+	s.kido(0, "probe", "database", "--from", "web1")
+	s.kido(0, "probe", "database", "--from", "db1", "-v")
+	s.kido(1, "probe", "database", "--from", "here")
+	if done := s.deeds()[len(before):]; len(done) != 1 || done[0].what != "start apache2 2" {
+		s.t.Errorf("while web2 does not reach the database: %v", done)
+	}
+	s.Run(webs[1], slices.Concat([]string{"ip", "rule", "del"}, wall)...)
+	end(0)
+	s.done(before, "start apache2 2", "start apache2 3")
+}
+
+// fromRunner: whoever runs kido is to reach the database, too.
+func (s *life) fromRunner() {
+	s.enrolled(lifeSite(databaseService+`      - {tcp: ":5432", from: runner}
+`, webService))
+	s.Run(database, "systemctl", "stop", "kido-announce-database") // it is another runner, and reaches it
+	rule := func(verb string) {
+		s.t.Helper()
+		if _, err := output(s.Net(slices.Concat([]string{"ip", "rule", verb}, wall)...)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	rule("add")
+	before := s.deeds()
+	s.dba("restart -m fast")
+	end, said := s.begun("announce", "database")
+	s.Until("the progress says so", func() bool { return strings.Contains(said(), "as seen from here: ") })
+	s.contains(s.kido(3, "status"), "as seen from here: ")
+	s.kido(1, "probe", "database")
+	s.kido(1, "probe", "database", "--from", "here")
+	if done := s.deeds()[len(before):]; len(done) != 0 {
+		s.t.Errorf("while the runner does not reach the database: %v", done)
+	}
+	rule("del")
+	end(0)
+	s.done(before, "start apache2 2, start apache2 3")
+	s.Run(database, "systemctl", "start", "kido-announce-database")
+}

@@ -25,10 +25,10 @@ type pastRun struct {
 	site    string // its name
 	begun   time.Time
 	request plan.Request
-	outcome run.Outcome     // "" where it was cut off
-	live    bool            // its runner is at work
-	last    time.Time       // of its last event
-	about   map[string]bool // the instances of its plan
+	outcome run.Outcome           // "" where it was cut off
+	live    bool                  // its runner is at work
+	last    time.Time             // of its last event
+	about   map[string]bool       // the instances of its plan
 	steps   map[int]run.StepEvent // the latest of each
 	at      map[int]time.Time     // and when that was
 }

@@ -79,9 +79,17 @@ func TestOutagesSeen(t *testing.T) {
 		life  string
 	}{
 		{true, "e-0"},
-		{false, "e-0"}, {false, "e-0"}, {true, "e-0"}, // two failures are none yet
-		{false, "e-0"}, {false, "e-0"}, {false, "e-0"}, {false, "e-0"}, {true, "e-1"},
-		{true, "e-1"}, {false, "e-1"}, {true, "e-1"},
+		{false, "e-0"},
+		{false, "e-0"},
+		{true, "e-0"}, // two failures are none yet
+		{false, "e-0"},
+		{false, "e-0"},
+		{false, "e-0"},
+		{false, "e-0"},
+		{true, "e-1"},
+		{true, "e-1"},
+		{false, "e-1"},
+		{true, "e-1"},
 	} {
 		next, ok := o.seen(x.ready, at(n+1), 3)
 		if !ok || next.life() != x.life {

@@ -111,4 +111,3 @@ func (g *Gate) unit(s *PolicyService) (initsys.Unit, error) {
 		})
 	}
 }
-

@@ -107,7 +107,7 @@ type (
 		Age  time.Duration // of that life; 0 where unknown
 		Held []wire.Held
 	}
-	Counted  struct { // the connections from before
+	Counted struct { // the connections from before
 		Stale int
 		Err   string // they could not be counted
 	}

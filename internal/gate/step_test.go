@@ -24,7 +24,7 @@ type world struct {
 	broken   bool           // starts fail
 	deaf     bool           // restarts report success and do nothing
 	fullDisk bool
-	stale    int  // connections from before; -1: they cannot be counted
+	stale    int // connections from before; -1: they cannot be counted
 	counts   int
 	asked    Asked
 	waiter   bool // init has begun to start it, and a waiter holds that back

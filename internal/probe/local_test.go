@@ -378,6 +378,71 @@ func TestLocal(t *testing.T) {
 	}
 }
 
+// TestExec: what the output and the exit status of an administrator's own probe mean.
+func TestExec(t *testing.T) {
+	t.Parallel()
+	token, both := options("token", "output"), options("token", "output", "degraded", "2")
+	for _, x := range []struct {
+		script  string
+		options map[string]string
+		want    probe.Answer
+	}{
+		{"echo x", nil, probe.Answer{Ready: true}},
+		{"echo; echo ' 2026-01-01 10:00 '; echo more", token, probe.Answer{Ready: true, Life: "2026-01-01_10:00"}},
+		{"exit 0", token, probe.Answer{Word: "/bin/sh does not tell its incarnation: it wrote nothing"}},
+		{"echo; echo", token, probe.Answer{Word: "/bin/sh does not tell its incarnation: it wrote nothing"}},
+		{"echo down; exit 1", token, probe.Answer{Word: "down"}},
+		{"echo slow; exit 2", options("degraded", "2"), probe.Answer{Ready: true, Degraded: true, Word: "slow"}},
+		{"exit 2", options("degraded", "2"), probe.Answer{Ready: true, Degraded: true, Word: "/bin/sh: exit status 2"}},
+		{"echo down; exit 3", options("degraded", "2"), probe.Answer{Word: "down"}},
+		{"echo slow; exit 2", options("degraded", "2", "strict", "yes"), probe.Answer{Word: "slow"}},
+		{"echo run-5; echo slow; exit 2", both, probe.Answer{Ready: true, Degraded: true, Word: "slow", Life: "run-5"}},
+		{"echo run-5; exit 2", both, probe.Answer{Ready: true, Degraded: true, Word: "/bin/sh: exit status 2", Life: "run-5"}},
+		{"exit 2", both, probe.Answer{Word: "/bin/sh does not tell its incarnation: it wrote nothing"}},
+		{"kill -9 $$", both, probe.Answer{Word: "/bin/sh: signal: killed"}},
+	} {
+		s := sh(long, x.script)(t)
+		s.Options = x.options
+		got := probe.Local{}.Try(t.Context(), s)
+		if got.Took = 0; got != x.want {
+			t.Errorf("%s, %v: got %+v, want %+v", x.script, x.options, got, x.want)
+		}
+	}
+	// The end of a long line counts.
+	var lives []string
+	for _, end := range []string{"1", "2"} {
+		s := sh(long, "printf %01000d%s 0 "+end)(t)
+		s.Options = token
+		lives = append(lives, probe.Local{}.Try(t.Context(), s).Life)
+	}
+	if lives[0] == lives[1] || lives[0] == "" {
+		t.Errorf("two lives are told as %q", lives)
+	}
+}
+
+// TestHeaderLife: a header that is longer than a line's buffer is read to its end.
+func TestHeaderLife(t *testing.T) {
+	t.Parallel()
+	life := func(headers string) string {
+		s := http(says("HTTP/1.1 200 OK\r\n"+headers+"\r\n"), long, "token", "header:X-Started")(t)
+		return probe.Local{}.Try(t.Context(), s).Life
+	}
+	y := strings.Repeat("y", 10_000)
+	if a, b := life("X-Started: "+y+"1\r\n"), life("X-Started: "+y+"2\r\n"); a == b || a == "" {
+		t.Errorf("two lives are told as %s", a)
+	}
+	for headers, want := range map[string]string{
+		"x-started:a\r\n":                            "a",
+		"X-Started: a\r\nX-Started: b\r\n":           "a",
+		"X-Started-At: b\r\nX-Started:  a  \r\n":     "a",
+		"Y: " + y + "X-Started: b\r\nX-Started: a\r\n": "a",
+	} {
+		if got := life(headers); got != want {
+			t.Errorf("%.80q: got %q", headers, got)
+		}
+	}
+}
+
 func TestWhy(t *testing.T) {
 	t.Parallel()
 	done, cancel := context.WithCancel(context.Background())
@@ -396,6 +461,7 @@ func TestWhy(t *testing.T) {
 		{context.Background(), on(os.NewSyscallError("connect", syscall.ENETUNREACH)), "network is unreachable"},
 		{context.Background(), on(os.NewSyscallError("connect", syscall.ETIMEDOUT)), "connection timed out"},
 		{context.Background(), on(os.ErrDeadlineExceeded), "no answer within 3s"},
+		{context.Background(), on(context.DeadlineExceeded), "no answer within 3s"}, // the dialer's clock is the first
 		{late, on(syscall.ECONNREFUSED), "no answer within 3s"},
 		{done, on(syscall.ECONNREFUSED), "interrupted"},
 		{context.Background(), errors.New("a\nb"), "a b"},

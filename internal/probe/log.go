@@ -144,6 +144,8 @@ func searchJournal(ctx context.Context, s Spec, args ...string) Answer {
 		return Untried("%v", err)
 	}
 	switch err := cmd.Start(); {
+	case err != nil && ctx.Err() != nil:
+		return s.Why(ctx, err)
 	case errors.Is(err, os.ErrNotExist):
 		return Untried("the journal is read by %s, and that is not there", program)
 	case err != nil:

@@ -62,7 +62,7 @@ func (s Spec) Why(ctx context.Context, err error) Answer {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return Untried("interrupted")
-	case ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
+	case ctx.Err() != nil || overdue(err):
 		return NotReady("no answer within %v", s.timeout())
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
@@ -95,7 +95,13 @@ func (s Spec) WhyConnected(ctx context.Context, err error) Answer {
 
 // Late reports whether an error came of the time-out that ctx holds.
 func Late(ctx context.Context, err error) bool {
-	return errors.Is(ctx.Err(), context.DeadlineExceeded) || ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded)
+	return errors.Is(ctx.Err(), context.DeadlineExceeded) || ctx.Err() == nil && overdue(err)
+}
+
+// overdue reports whether an error is a deadline's: of a connection, or of the dialer, which
+// may notice it before the context does.
+func overdue(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // Limit is ctx with the time-out of s.

@@ -31,7 +31,7 @@ type Instance struct {
 	Ready bool   `json:"ready"`
 	// Degraded: it is ready, but not as it should be; Why says what is wrong.
 	Degraded bool `json:"degraded,omitempty"`
-	Fresh bool   `json:"fresh"` // nothing to do and nothing to wait for
+	Fresh    bool `json:"fresh"` // nothing to do and nothing to wait for
 	// OnPurpose says that it is down because somebody wants it so.
 	OnPurpose bool `json:"onPurpose"`
 	// Age is that of its incarnation; 0 where unknown. In JSON: "age", whole

@@ -45,7 +45,8 @@ func TestAMQP(t *testing.T) {
 	needs(t, "rabbitmq-server", "rabbitmq-server")
 	epmd := needs(t, "erlang-base", "epmd")
 	as := credentialOf(t, "rabbitmq")
-	dir, port, tlsPort := shortDir(t, as), freePort(t), freePort(t)
+	dir, free := shortDir(t, as), freePorts(t, 4)
+	port, tlsPort, names := free[0], free[1], fmt.Sprint(free[2])
 	ours := newAuthority(t)
 	cert, key := ours.issue(t, "127.0.0.1", time.Hour)
 	ca := write(t, as, dir+"/ca", ours.pem())
@@ -53,13 +54,12 @@ func TestAMQP(t *testing.T) {
 	write(t, as, dir+"/key", key)
 	write(t, as, dir+"/definitions", []byte(rabbitDefinitions))
 	write(t, as, dir+"/plugins", []byte("[].\n"))
-	names := fmt.Sprint(freePort(t))
 	env := []string{
 		"RABBITMQ_NODENAME=kido@localhost", "RABBITMQ_BASE=" + dir, "RABBITMQ_MNESIA_BASE=" + dir, "RABBITMQ_LOG_BASE=" + dir,
 		"RABBITMQ_CONFIG_FILE=" + write(t, as, dir+"/rabbitmq.conf", fmt.Appendf(nil, rabbitConfig, dir, port, tlsPort)),
 		"RABBITMQ_ADVANCED_CONFIG_FILE=" + dir + "/none", "RABBITMQ_CONF_ENV_FILE=" + dir + "/none",
 		"RABBITMQ_ENABLED_PLUGINS_FILE=" + dir + "/plugins", "RABBITMQ_PID_FILE=" + dir + "/pid",
-		"ERL_EPMD_PORT=" + names, "ERL_EPMD_ADDRESS=127.0.0.1", fmt.Sprint("RABBITMQ_DIST_PORT=", freePort(t)),
+		"ERL_EPMD_PORT=" + names, "ERL_EPMD_ADDRESS=127.0.0.1", fmt.Sprint("RABBITMQ_DIST_PORT=", free[3]),
 		// It waits without keeping a processor busy, and for nobody elsewhere.
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
 	}

@@ -90,7 +90,8 @@ sn: blurred
 func TestLDAP(t *testing.T) {
 	t.Parallel()
 	slapd, slapadd := needs(t, "slapd", "slapd"), needs(t, "slapd", "slapadd")
-	dir, port, tlsPort := shortDir(t, nil), freePort(t), freePort(t)
+	dir, free := shortDir(t, nil), freePorts(t, 3)
+	port, tlsPort := free[0], free[1]
 	for _, name := range []string{"data", "known", "safe", "shut"} {
 		if err := os.Mkdir(dir+"/"+name, 0o700); err != nil {
 			t.Fatal(err)
@@ -104,7 +105,7 @@ func TestLDAP(t *testing.T) {
 		write(t, nil, dir+"/key", key)
 	}
 	serve("127.0.0.1", time.Hour)
-	conf := write(t, nil, dir+"/slapd.conf", fmt.Appendf(nil, slapdConfig, dir, freePort(t)))
+	conf := write(t, nil, dir+"/slapd.conf", fmt.Appendf(nil, slapdConfig, dir, free[2]))
 	command(t, nil, dir, nil, slapadd, "-f", conf, "-b", "dc=kido", "-l", write(t, nil, dir+"/ldif", []byte(slapdEntries)))
 
 	s := probe.Spec{Kind: probe.KindLDAP, Target: at(port), Timeout: 20 * time.Second}

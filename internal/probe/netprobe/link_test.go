@@ -32,6 +32,21 @@ func secret(t testing.TB, text string) string {
 	return "file:" + write(t, nil, t.TempDir()+"/secret", []byte(text))
 }
 
+// freePorts are as many of them, each another one.
+func freePorts(t testing.TB, n int) []int {
+	t.Helper()
+	ports := make([]int, n)
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports
+}
+
 // with is s with other options, in pairs.
 func with(s probe.Spec, options ...string) probe.Spec {
 	s.Options = maps.Clone(s.Options)

@@ -129,8 +129,11 @@ func (m *mongoLink) login(user, source string, mechanisms []string) error {
 	}
 	session = bounded{session}
 	question := bson.D{
-		{Key: "saslStart", Value: 1}, {Key: "mechanism", Value: mechanism}, {Key: "payload", Value: say},
-		{Key: "options", Value: bson.D{{Key: "skipEmptyExchange", Value: true}}}, {Key: "$db", Value: source},
+		{Key: "saslStart", Value: 1},
+		{Key: "mechanism", Value: mechanism},
+		{Key: "payload", Value: say},
+		{Key: "options", Value: bson.D{{Key: "skipEmptyExchange", Value: true}}},
+		{Key: "$db", Value: source},
 	}
 	for {
 		var r struct {

@@ -162,8 +162,11 @@ func TestMongoDB(t *testing.T) {
 	process := bson.NewObjectIDFromTimestamp(begun)
 	hello := func(more ...bson.E) bson.D {
 		return append(bson.D{
-			{Key: "maxBsonObjectSize", Value: int32(16 << 20)}, {Key: "maxWireVersion", Value: int32(25)},
-			{Key: "localTime", Value: begun.Add(90 * time.Minute)}, {Key: "connectionId", Value: int32(8)}, {Key: "readOnly", Value: false},
+			{Key: "maxBsonObjectSize", Value: int32(16 << 20)},
+			{Key: "maxWireVersion", Value: int32(25)},
+			{Key: "localTime", Value: begun.Add(90 * time.Minute)},
+			{Key: "connectionId", Value: int32(8)},
+			{Key: "readOnly", Value: false},
 		}, more...)
 	}
 	flag := func(name string, value bool) bson.E { return bson.E{Key: name, Value: value} }

@@ -51,9 +51,10 @@ func (p Prober) oracle(ctx context.Context, s probe.Spec) probe.Answer {
 	return o.run()
 }
 
-// oracleHops are how many addresses are gone to: a cluster's listener passes on once or
-// twice.
-const oracleHops = 4
+const (
+	oracleHops  = 4                      // addresses that are gone to: a cluster's listener passes on once or twice
+	oracleLeave = 250 * time.Millisecond // for the end of a session
+)
 
 // oracleTry is one try. It is where go-ora gets its connections from.
 type oracleTry struct {
@@ -80,13 +81,17 @@ func (o *oracleTry) run() (a probe.Answer) {
 	if err != nil {
 		return probe.Untried("%v", err)
 	}
+	conn.NLSData.Language = config.Language // else it asks for that
 	// The time-out is the network's (see link): go-ora ends on its own terms, with
 	// more to say to the server.
 	if err := conn.OpenWithContext(context.Background()); err != nil {
 		return o.why(err)
 	}
 	a = o.ask(conn)
-	_ = conn.Close() // takes leave, so that the server need not find out
+	// It takes leave, so that the server need not find out that nobody is there.
+	leave := time.AfterFunc(oracleLeave, func() { o.at.raw.Close() })
+	defer leave.Stop()
+	_ = conn.Close()
 	return a
 }
 
@@ -154,6 +159,7 @@ func (o *oracleTry) DialContext(_ context.Context, _, address string) (net.Conn,
 
 var (
 	errPassedOn  = errors.New("the listener passes on without end")
+	errPackets   = errors.New("it sends packets without end")
 	errNotOracle = errors.New("an answer is not in its protocol")
 )
 
@@ -307,7 +313,7 @@ func (t *tns) next() error {
 		size = int(binary.BigEndian.Uint32(head[:]))
 	}
 	if t.packets++; t.packets > tnsPackets {
-		return errTalk
+		return errPackets
 	}
 	if size < tnsHead || size > tnsLongest {
 		return errNotOracle
@@ -355,6 +361,9 @@ func verifyName(c *tls.Config, name string) {
 			others.AddCert(cert)
 		}
 		_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: name, Roots: c.RootCAs, Intermediates: others})
-		return err
+		if err != nil {
+			return &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
+		}
+		return nil
 	}
 }

@@ -149,8 +149,9 @@ func TestSMTP(t *testing.T) {
 	services := "tlsmgr unix - - n - 1 tlsmgr\nanvil unix - - n - 1 anvil\nrewrite unix - - n - - trivial-rewrite\n" +
 		"proxymap unix - - n - - proxymap\npostlog unix-dgram n - n - 1 postlogd\n"
 	ports := map[string]string{}
+	free := freePorts(t, len(postfixPorts))
 	for name, options := range postfixPorts {
-		ports[name] = at(freePort(t))
+		ports[name] = at(free[len(ports)])
 		services += fmt.Sprintf("%s inet n - n - - smtpd %s\n", ports[name], strings.ReplaceAll(options, "%[1]s", dir))
 	}
 	write(t, nil, dir+"/master.cf", []byte(services))
