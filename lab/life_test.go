@@ -2,14 +2,18 @@ package lab
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -35,9 +39,54 @@ func TestLife(t *testing.T) {
 		{"external and blind", (*life).outages},
 		{"from a dependent", (*life).fromDependent},
 		{"from a runner", (*life).fromRunner},
+		{"secrets", (*life).hidden},
 	} {
 		t.Run(strings.ReplaceAll(part.name, " ", "_"), func(t *testing.T) { part.tell(s.in(t)) })
 	}
+}
+
+// TestLifeSysV: the same where no unit is restarted by anybody, and a hook looks at the
+// database all the time.
+func TestLifeSysV(t *testing.T) {
+	t.Parallel()
+	s := newStory(t, SysV)
+	s.reaction = "restart"
+	password := rand.Text()
+	s.login(database, password)
+	s.pages = visit(t, s.Lab, webs...)
+	s.everyWorker(s.pages.mark(), webs...)
+	s.operator = newOperator(t, s.Lab, `site: life
+hosts: {db1: 198.51.100.1, web1: 198.51.100.2, web2: 198.51.100.3}
+defaults: {budget: none}
+services:
+  database:
+    hosts: db1
+    sysv: postgresql
+    pidfile: /run/postgresql/15-main.pid
+    ready: {postgres: ":5432", user: kido, password: {file: /etc/kido/secrets/pg}, database: app}
+  web:
+    hosts: [web1, web2]
+    sysv: apache2
+    pidfile: /run/apache2/apache2.pid
+    after: {database: restart}
+    ready: {http: "http://:80/"}
+`)
+	s.operator.enroll()
+	s.secret(database, "pg", password)
+	s.rest()
+	s.everyWorker(s.pages.mark(), webs...)
+	s.settled = s.look()
+	// Another process: its init could tell, and the database can.
+	s.tell(way{name: "its administrator's restart", do: func() func() {
+		s.dba("restart -m fast")
+		return func() {}
+	}})
+	// The same process: only the database can tell.
+	s.tell(way{name: "a crash of one backend", do: func() func() {
+		s.Run(database, "kill", "-9", s.psql(database, "select pid from pg_stat_activity where usename = 'web' limit 1"))
+		return func() {}
+	}})
+	s.begins() // and nothing has come after it
 }
 
 // external is the machine that has a database and no kido.
@@ -70,12 +119,7 @@ func newLife(t *testing.T, kind Kind) *life {
 	s.put(external, "database.conf", clusterConfig+"/conf.d/story.conf")
 	s.service(external, "start", "postgresql")
 	for host, secret := range map[int]string{database: "pg", external: "ledger"} {
-		s.Run(host, "sed", "-i", "1i host all kido samenet scram-sha-256", clusterConfig+"/pg_hba.conf")
-		s.Until("the database answers", func() bool {
-			_, err := s.Exec(host, "pg_isready", "-q")
-			return err == nil
-		})
-		s.psql(host, "create user kido password '"+s.secrets[secret]+"'; select pg_reload_conf()")
+		s.login(host, s.secrets[secret])
 	}
 	s.testdata(webs[0], "front.service", "/etc/systemd/system/front.service")
 	s.Run(webs[0], "systemctl", "daemon-reload")
@@ -105,7 +149,7 @@ func (s *life) testdata(host int, name, path string) {
 }
 
 // psql has a database do something; what, is on no command line.
-func (s *life) psql(host int, statements string) string {
+func (s *story) psql(host int, statements string) string {
 	s.t.Helper()
 	cmd := s.Command(host, "su", "-", "postgres", "-c", "psql -qAt -v ON_ERROR_STOP=1")
 	cmd.Stdin = strings.NewReader(statements)
@@ -116,9 +160,20 @@ func (s *life) psql(host int, statements string) string {
 	return strings.TrimSpace(out)
 }
 
+// login lets kido log in to a database, by a password.
+func (s *story) login(host int, password string) {
+	s.t.Helper()
+	s.Run(host, "sed", "-i", "1i host all kido samenet scram-sha-256", clusterConfig+"/pg_hba.conf")
+	s.Until("the database answers", func() bool {
+		_, err := s.Exec(host, "pg_isready", "-q")
+		return err == nil
+	})
+	s.psql(host, "create user kido password '"+password+"'; select pg_reload_conf()")
+}
+
 // dba does something to the database as its administrator does, whom init does not
 // hear.
-func (s *life) dba(words string) {
+func (s *story) dba(words string) {
 	s.t.Helper()
 	s.Run(database, "su", "-", "postgres", "-c", "pg_ctlcluster 15 main "+words)
 }
@@ -172,19 +227,22 @@ func (s *life) enrolled(site string) {
 	*s.site = site
 	s.operator.write("site.yaml", 0o644, []byte(site))
 	s.note("check", s.operator.must(0, "check"))
-	for range 2 { // there is nobody to whom secrets could belong before
-		s.note("enroll", s.operator.enroll())
+	s.note("enroll", s.operator.enroll())
+	if _, err := s.Exec(database, "test", "-e", "/etc/kido/secrets"); err != nil {
+		// Only now there is somebody to whom they could belong.
 		for _, host := range []int{database, webs[0], webs[1]} {
 			for name, secret := range s.secrets {
 				s.secret(host, name, secret)
 			}
 		}
+		s.note("enroll", s.operator.enroll())
 	}
 	s.settles()
 	s.everyWorker(s.pages.mark(), webs...)
 }
 
-func (s *life) secret(host int, name, secret string) {
+// secret puts a secret where a host's gate may read it, and nobody else.
+func (s *story) secret(host int, name, secret string) {
 	s.t.Helper()
 	path := "/etc/kido/secrets/" + name
 	s.Put(host, path, 0o640, []byte(secret+"\n"))
@@ -201,10 +259,20 @@ func (s *life) note(asked, said string) string {
 	return said
 }
 
-// kido runs kido as the operator, who may see any of some exit statuses.
+// kido runs kido as the operator.
 func (s *life) kido(status int, args ...string) string {
 	s.t.Helper()
-	return s.note(strings.Join(args, " "), s.operator.must(status, args...))
+	out, err := s.operator.kido(args...).CombinedOutput()
+	return s.ended(strings.Join(args, " "), string(out), err, status)
+}
+
+func (s *life) ended(asked, said string, err error, status int) string {
+	s.t.Helper()
+	s.note(asked, said)
+	if exitOf(err) != status || err != nil && exitOf(err) == 0 {
+		s.t.Errorf("kido %s: %v, want exit status %d\n%s", asked, err, status, said)
+	}
+	return said
 }
 
 // kidoAt runs kido at a host, as its administrator.
@@ -212,11 +280,7 @@ func (s *life) kidoAt(host, status int, args ...string) string {
 	s.t.Helper()
 	here := map[int]string{1: "db1", 2: "web1", 3: "web2"}[host]
 	out, err := s.Command(host, slices.Concat([]string{"kido", "--site", "/etc/kido/site.yaml", "--here", here}, args)...).CombinedOutput()
-	s.note(strings.Join(args, " ")+" # at "+here, string(out))
-	if exitOf(err) != status {
-		s.t.Errorf("kido %s at %s: %v, want exit status %d\n%s", strings.Join(args, " "), here, err, status, out)
-	}
-	return string(out)
+	return s.ended(strings.Join(args, " ")+" # at "+here, string(out), err, status)
 }
 
 // settles waits until nothing is owed and nobody is at work.
@@ -233,12 +297,15 @@ func (s *life) settles() {
 		last = string(out)
 		return err == nil
 	})
-	for _, host := range []int{database, webs[0]} {
+	for host, name := range map[int]string{database: "db1", webs[0]: "web1"} {
+		if _, err := s.Exec(host, "test", "-e", "/etc/kido/id_ed25519"); err != nil {
+			continue // nothing is announced from there
+		}
 		s.Until("no run is under way", func() bool {
-			out, err := s.Exec(host, "kido", "--site", "/etc/kido/site.yaml", "--here", map[int]string{1: "db1", 2: "web1"}[host], "-o", "json", "status")
+			out, err := s.Exec(host, "kido", "--site", "/etc/kido/site.yaml", "--here", name, "-o", "json", "status")
 			var status struct{ Runs []struct{ Live bool } }
 			if uerr := json.Unmarshal([]byte(out), &status); uerr != nil {
-				s.t.Fatalf("kido status at machine %d: %v: %v", host, err, uerr)
+				s.t.Fatalf("kido status at %s: %v: %v", name, err, uerr)
 			}
 			return !slices.ContainsFunc(status.Runs, func(r struct{ Live bool }) bool { return r.Live })
 		})
@@ -382,10 +449,7 @@ func (s *life) inside() {
 	s.enrolled(lifeSite(databaseService, webService, frontService))
 	unit, basis := s.unit(), s.basis(webs[0])
 	s.kido(0, "status")
-	s.cascade(func() {
-		s.dba("restart -m fast")
-		_, _ = s.operator.kido("status").CombinedOutput()
-	}, allInOrder...)
+	s.cascade(func() { s.dba("restart -m fast") }, allInOrder...)
 	s.kido(0, "status")
 	s.kidoAt(database, 0, "why", "web@web1")
 	s.kido(0, "why", "web@web1")
@@ -403,7 +467,7 @@ func (s *life) inside() {
 // blind: where no probe tells the life, nobody sees that restart, and that is said before.
 func (s *life) blind() {
 	s.enrolled(lifeSite(blindDatabase, webService))
-	s.contains(s.kido(0, "check"), "note: database, web: a restart inside the unit is not seen")
+	s.contains(s.kido(0, "check"), "note: database: a restart inside the unit is not seen")
 	before := s.deeds()
 	s.dba("restart -m fast")
 	s.contains(s.kido(0, "announce", "database"), "nothing to do")
@@ -430,7 +494,7 @@ func (s *life) backend() {
 	s.stays()
 }
 
-func (s *life) postmaster() string {
+func (s *story) postmaster() string {
 	s.t.Helper()
 	return strings.TrimSpace(s.Run(database, "head", "-n", "1", "/var/lib/postgresql/15/main/postmaster.pid"))
 }
@@ -476,6 +540,7 @@ func (s *life) recovers() {
 func (s *life) begun(args ...string) (end func(status int), said func() string) {
 	s.t.Helper()
 	cmd := s.operator.kido(args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // kido is a child of what is run here
 	f, err := os.Create(filepath.Join(s.t.TempDir(), "said"))
 	if err == nil {
 		cmd.Stdout, cmd.Stderr = f, f
@@ -487,47 +552,33 @@ func (s *life) begun(args ...string) (end func(status int), said func() string) 
 	wait := sync.OnceValue(cmd.Wait)
 	said = func() string { return contents(f) }
 	s.t.Cleanup(func() { // only where the test has failed is it still at work
-		_ = cmd.Process.Signal(os.Interrupt)
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = wait()
 		f.Close()
 	})
 	return func(status int) {
 		s.t.Helper()
 		err := wait()
-		s.note(strings.Join(args, " "), said())
-		if exitOf(err) != status {
-			s.t.Errorf("kido %s: %v, want exit status %d", strings.Join(args, " "), err, status)
-		}
+		s.ended(strings.Join(args, " "), said(), err, status)
 	}, said
 }
 
 // stale: how many connections from before a web server holds is told, and decides.
 func (s *life) stale() {
-	web := func(reaction string) string {
-		return strings.ReplaceAll(webService, "database: restart", "database: "+reaction)
-	}
-	s.enrolled(lifeSite(databaseService, web("none")))
-	s.silently(func() {
-		s.service(webs[1], "restart", "apache2") // it holds none
-		s.dba("restart -m fast")
-		said := s.kido(0, "status")
-		s.contains(said, "3 of 3 connections to database@db1 from before its start")
-		if n := strings.Count(said, "connection"); n != 1 {
-			s.t.Errorf("connections of %d instances are told of; want 1", n)
-		}
-		s.contains(s.kido(0, "why", "web@web1"), "holds 3 of 3 connections to database@db1 from before its start")
-		s.kido(0, "why", "web@web2")
-	})
-
-	s.enrolled(lifeSite(databaseService, web("{on_restart: reload, if: stale-connections}")))
+	s.enrolled(lifeSite(databaseService, strings.ReplaceAll(webService, "database: restart", "database: {on_restart: reload, if: stale-connections}")))
 	before := s.look()
 	s.silently(func() {
 		s.Run(database, "systemctl", "stop", "kido-announce-database") // to have a look in between
 		s.service(webs[1], "restart", "apache2")
 		deeds := s.deeds()
 		s.dba("restart -m fast")
-		s.contains(s.kido(3, "status"), "3 of 3 connections to database@db1 from before its start")
-		s.kido(0, "why", "web@web1")
+		said := s.kido(3, "status")
+		s.contains(said, "3 of 3 connections to database@db1 from before its start")
+		if n := strings.Count(said, "connections"); n != 1 {
+			s.t.Errorf("connections of %d instances are told of; want those of web1", n)
+		}
+		s.contains(s.kido(0, "why", "web@web1"), "holds 3 of 3 connections to database@db1 from before its start")
+		s.kido(0, "why", "web@web2")
 		s.Run(database, "systemctl", "start", "kido-announce-database")
 		s.done(deeds, "reload apache2 2")
 		s.kidoAt(database, 0, "why", "web")
@@ -611,13 +662,22 @@ func (s *life) outages() {
 	look := func() (o struct {
 		count, missed int
 		away          bool
-	}) { s.t.Helper(); _, _ = s.operator.kido("status", "ledger").CombinedOutput(); f := strings.Fields(string(s.Get(webs[0], "/var/lib/kido-gate/ledger@outages"))); var err error; if o.count, err = strconv.Atoi(f[3]); err == nil {
-		if o.missed, err = strconv.Atoi(f[4]); err == nil {
-			o.away, err = strconv.ParseBool(f[5])
+	},
+	) {
+		s.t.Helper()
+		_, _ = s.operator.kido("status", "ledger").CombinedOutput()
+		f := strings.Fields(string(s.Get(webs[0], "/var/lib/kido-gate/ledger@outages")))
+		var err error
+		if o.count, err = strconv.Atoi(f[3]); err == nil {
+			if o.missed, err = strconv.Atoi(f[4]); err == nil {
+				o.away, err = strconv.ParseBool(f[5])
+			}
 		}
-	}; if err != nil {
-		s.t.Fatal(err)
-	}; return o }
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return o
+	}
 	before, was := s.deeds(), look()
 	s.Run(external, "systemctl", "stop", "postgresql@15-main")
 	s.Until("it was missed", func() bool { return look().missed >= 2 })
@@ -657,13 +717,13 @@ func (s *life) fromDependent() {
 	s.Until("web1 is restarted", func() bool { return len(s.deeds()) > len(before) })
 	const word = "as seen from web2: "
 	s.Until("the progress says why web2 is not", func() bool { return strings.Contains(said(), word) })
-	s.contains(s.kido(3, "status"), word)
-	s.kido(0, "why", "web@web2")
+	s.contains(s.kido(3, "status"), "owes database@db1")
+	s.contains(s.kido(0, "why", "web@web2"), word)
 	s.kido(1, "probe", "database")
 	s.kido(1, "probe", "database", "--from", "web2")
 	s.kido(0, "probe", "database", "--from", "web1")
 	s.kido(0, "probe", "database", "--from", "db1", "-v")
-	s.kido(1, "probe", "database", "--from", "here")
+	s.contains(s.kido(0, "probe", "database", "--from", "here"), "left out, as it means only something at db1: postgres")
 	if done := s.deeds()[len(before):]; len(done) != 1 || done[0].what != "start apache2 2" {
 		s.t.Errorf("while web2 does not reach the database: %v", done)
 	}
@@ -687,8 +747,9 @@ func (s *life) fromRunner() {
 	before := s.deeds()
 	s.dba("restart -m fast")
 	end, said := s.begun("announce", "database")
-	s.Until("the progress says so", func() bool { return strings.Contains(said(), "as seen from here: ") })
-	s.contains(s.kido(3, "status"), "as seen from here: ")
+	s.Until("the progress says so", func() bool { return strings.Contains(said(), "as seen from the runner: ") })
+	s.kido(3, "status")
+	s.kido(0, "why", "web@web1")
 	s.kido(1, "probe", "database")
 	s.kido(1, "probe", "database", "--from", "here")
 	if done := s.deeds()[len(before):]; len(done) != 0 {
@@ -698,4 +759,219 @@ func (s *life) fromRunner() {
 	end(0)
 	s.done(before, "start apache2 2, start apache2 3")
 	s.Run(database, "systemctl", "start", "kido-announce-database")
+}
+
+const (
+	guardedDatabase = `  database:
+    hosts: db1
+    systemd: dba
+    ready:
+      - &login
+        postgres: :5432
+        user: kido
+        password: {file: /etc/kido/secrets/pg}
+        database: app
+        timeout: 15s
+      - {<<: *login, from: dependent}
+`
+	guardedCache = `  cache:
+    external: true
+    hosts: web1
+    ready: {redis: h4, password: {file: /etc/kido/secrets/redis}}
+`
+	guardedWeb = `  web:
+    hosts: [web1, web2]
+    systemd: apache2
+    after: {database: restart}
+    max_unavailable: 1
+    ready: {http: "http://:80/health.php", bearer: {file: /etc/kido/secrets/http}, match: ^fine}
+`
+)
+
+// hidden: no secret that a probe was given is anywhere but in its file, whatever went
+// wrong.
+func (s *life) hidden() {
+	s.redis(s.secrets["redis"])
+	health := func(token string) {
+		s.t.Helper()
+		for _, web := range webs {
+			s.testdata(web, "health.php", "/var/www/html/health.php")
+			s.Put(web, "/etc/health", 0o644, fmt.Appendf(nil, "%x", sha256.Sum256([]byte("Bearer "+token))))
+		}
+	}
+	health(s.secrets["http"])
+	s.enrolled(lifeSite(guardedDatabase, ledgerService, guardedCache, guardedWeb))
+	all := []string{"database", "ledger", "cache", "web"}
+	look := func(status int) {
+		s.t.Helper()
+		_, _ = s.operator.kido("status").CombinedOutput()
+		s.kido(status, append([]string{"probe", "-v"}, all...)...)
+		s.kido(status, append([]string{"probe", "-o", "json"}, all...)...)
+		for host, what := range map[int]string{database: "postgres://kido@h1/app", webs[0]: "postgres://kido@h4/postgres"} {
+			secret := map[int]string{database: "pg", webs[0]: "ledger"}[host]
+			s.kidoAt(host, status, "wait", "--timeout", "2s", "--verbose", what, "--password-file", "/etc/kido/secrets/"+secret)
+		}
+		s.kidoAt(webs[0], status, "wait", "--timeout", "2s", "--verbose", "redis://h4?password=file:/etc/kido/secrets/redis")
+		s.kidoAt(webs[0], status, "wait", "--timeout", "2s", "--verbose", "database", "cache", "web@web1")
+	}
+	look(0)
+	s.dba("restart -m fast")
+	s.settles()
+
+	// Who is asked has other passwords.
+	for _, host := range []int{database, external} {
+		s.psql(host, "alter user kido password 'another'")
+	}
+	s.redis("another")
+	health("another")
+	look(1)
+	s.kido(3, "status")
+	for host, secret := range map[int]string{database: "pg", external: "ledger"} {
+		s.psql(host, "alter user kido password '"+s.secrets[secret]+"'")
+	}
+	s.redis(s.secrets["redis"])
+	health(s.secrets["http"])
+
+	// Everybody may read it.
+	s.Run(database, "chmod", "644", "/etc/kido/secrets/pg")
+	s.contains(s.kido(1, "probe", "database", "--from", "db1"), "may be read or changed by everybody")
+	s.Run(database, "chmod", "640", "/etc/kido/secrets/pg")
+
+	// It hangs, and who asks it can be looked at.
+	s.Run(database, "systemd-run", "--quiet", "--unit=planted", "--setenv=PLANTED="+planted, "/bin/sleep", "infinity")
+	s.Run(database, "kill", "-STOP", s.postmaster())
+	end, _ := s.begun("probe", "-v", "database")
+	for _, host := range []int{database, webs[0]} {
+		sample := ""
+		s.Until("somebody asks the database that hangs", func() bool {
+			sample = s.Run(host, "sh", "-c", `for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline; tr '\0' ' ' <$p/environ; echo; done 2>/dev/null`)
+			return strings.Contains(sample, "/kido probe-child ")
+		})
+		if host == database && !strings.Contains(sample, "PLANTED="+planted) {
+			s.t.Error("the environments of processes cannot be seen")
+		}
+		for _, secret := range s.spellings() {
+			if strings.Contains(sample, secret) {
+				s.t.Errorf("machine %d: a process has a secret:\n%s", host, sample)
+			}
+		}
+	}
+	end(1)
+	s.Run(database, "kill", "-CONT", s.postmaster())
+	s.settles()
+
+	var files []string
+	for name := range s.secrets {
+		files = append(files, "/etc/kido/secrets/"+name)
+	}
+	slices.Sort(files)
+	for host := 1; host <= external; host++ {
+		s.Put(host, "/var/log/planted", 0o600, []byte("a "+planted))
+		s.Run(host, "sh", "-c", "logger a "+planted)
+		if found := s.found(host, []string{planted}); !slices.Contains(found, "/var/log/planted") || !slices.Contains(found, "the journal") {
+			s.t.Errorf("machine %d: what was planted is found in %q only", host, found)
+		}
+		want := files
+		if host == external {
+			want = nil
+		}
+		if found := s.found(host, s.spellings()); !slices.Equal(found, want) {
+			s.t.Errorf("machine %d: secrets are in %q; want %q", host, found, want)
+		}
+	}
+	if err := os.WriteFile(s.operator.path("state/planted"), []byte("a "+planted), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	for secret, want := range map[string]int{planted: 1, strings.Join(s.spellings(), "\n"): 0} {
+		found := 0
+		err := filepath.WalkDir(s.operator.dir, func(path string, d os.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			for one := range strings.SplitSeq(secret, "\n") {
+				if strings.Contains(string(text), one) {
+					found++
+					s.t.Logf("found in %s", path)
+				}
+			}
+			return err
+		})
+		if err != nil || found != want {
+			s.t.Errorf("the operator's files: %d hits, %v; want %d", found, err, want)
+		}
+	}
+	for _, secret := range s.spellings() {
+		if strings.Contains(s.said.text.String(), secret) {
+			s.t.Errorf("kido has said the secret %s", secret)
+		}
+	}
+}
+
+// planted is what is to be found.
+const planted = "Planted-where-it-is-seen"
+
+// spellings are all that would give a secret away.
+func (s *life) spellings() (all []string) {
+	for _, secret := range s.secrets {
+		all = append(all, secret, strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(secret)), "="),
+			strings.TrimRight(base64.StdEncoding.EncodeToString([]byte("kido:"+secret)), "="))
+	}
+	return all
+}
+
+// found lists where on a machine any of some texts are.
+func (s *life) found(host int, texts []string) []string {
+	s.t.Helper()
+	cmd := s.Command(host, "sh", "-c", `cat >/dev/shm/texts
+		journalctl --sync; journalctl -aq -o export | grep -qaF -f /dev/shm/texts && echo the journal
+		grep -rlaF -D skip -f /dev/shm/texts /boot /etc /home /opt /root /run /srv /tmp /usr/local /var
+		rm /dev/shm/texts`)
+	cmd.Stdin = strings.NewReader(strings.Join(texts, "\n"))
+	out, err := output(cmd)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	found := strings.Split(strings.TrimSpace(out), "\n")
+	slices.Sort(found)
+	return slices.DeleteFunc(found, func(path string) bool { return path == "" })
+}
+
+// redis runs a redis of this machine's at the one without kido, with a password that
+// it knows by its hash only.
+func (s *life) redis(password string) {
+	s.t.Helper()
+	const dir = "/opt/redis/"
+	if _, err := s.Exec(external, "test", "-e", dir+"redis-server"); err != nil {
+		program, err := exec.LookPath("redis-server")
+		if err != nil && os.Getenv("CI") == "" {
+			s.t.Skip("SKIPPED: there is no redis-server here to be brought to a machine: install redis-server")
+		}
+		bring := func(from, to string) {
+			s.t.Helper()
+			text, err := os.ReadFile(from)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.Put(external, to, 0o755, text)
+		}
+		bring(program, dir+"redis-server")
+		libraries, err := output(exec.Command("ldd", program))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for word := range strings.FieldsSeq(libraries) {
+			if strings.HasPrefix(word, "/") {
+				bring(word, dir+filepath.Base(word))
+			}
+		}
+	}
+	_, _ = s.Exec(external, "systemctl", "stop", "redis")
+	s.Put(external, dir+"users", 0o644, fmt.Appendf(nil, "user default on #%x ~* &* +@all\n", sha256.Sum256([]byte(password))))
+	s.Run(external, "systemd-run", "--quiet", "--unit=redis", dir+"ld-linux-x86-64.so.2", "--library-path", dir, dir+"redis-server",
+		"--bind", "0.0.0.0", "--aclfile", dir+"users", "--dir", "/opt/redis", "--save", "")
+	s.Until("redis listens", func() bool {
+		_, err := s.Exec(external, "nc", "-z", "127.0.0.1", "6379")
+		return err == nil
+	})
 }

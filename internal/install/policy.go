@@ -70,8 +70,10 @@ func PolicyOf(s *site.Site, host string, keys *Keyring) (*gate.Policy, []string)
 var become = []string{sudoProgram, "-n"}
 
 // needsRoot reports whether what the gate runs for a service is a command, and
-// not a word to an init that knows who may say it.
-func needsRoot(s gate.PolicyService) bool { return s.Adapter != string(site.KindSystemd) }
+// not a word to an init that knows who may say it. An external service is only probed.
+func needsRoot(s gate.PolicyService) bool {
+	return s.Adapter != string(site.KindSystemd) && s.Adapter != string(site.KindExternal)
+}
 
 // policyBuilder collects a host's policy.
 type policyBuilder struct {

@@ -432,9 +432,9 @@ func TestHeaderLife(t *testing.T) {
 		t.Errorf("two lives are told as %s", a)
 	}
 	for headers, want := range map[string]string{
-		"x-started:a\r\n":                            "a",
-		"X-Started: a\r\nX-Started: b\r\n":           "a",
-		"X-Started-At: b\r\nX-Started:  a  \r\n":     "a",
+		"x-started:a\r\n":                              "a",
+		"X-Started: a\r\nX-Started: b\r\n":             "a",
+		"X-Started-At: b\r\nX-Started:  a  \r\n":       "a",
 		"Y: " + y + "X-Started: b\r\nX-Started: a\r\n": "a",
 	} {
 		if got := life(headers); got != want {

@@ -60,6 +60,7 @@ func TestAMQP(t *testing.T) {
 		"RABBITMQ_ADVANCED_CONFIG_FILE=" + dir + "/none", "RABBITMQ_CONF_ENV_FILE=" + dir + "/none",
 		"RABBITMQ_ENABLED_PLUGINS_FILE=" + dir + "/plugins", "RABBITMQ_PID_FILE=" + dir + "/pid",
 		"ERL_EPMD_PORT=" + names, "ERL_EPMD_ADDRESS=127.0.0.1", fmt.Sprint("RABBITMQ_DIST_PORT=", free[3]),
+		"RUNNING_UNDER_SYSTEMD=yes", // no shell in between, without which it would live on when this test is killed
 		// It waits without keeping a processor busy, and for nobody elsewhere.
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
 	}

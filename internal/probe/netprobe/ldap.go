@@ -33,6 +33,7 @@ func (p Prober) ldap(ctx context.Context, s probe.Spec) probe.Answer {
 		if err := startTLS(l); err != nil {
 			return whyLDAP(l, err)
 		}
+		l.understand()
 		if err := l.secure(); err != nil {
 			return whyConnected(ctx, s, err)
 		}

@@ -220,6 +220,10 @@ func TestLDAPScripted(t *testing.T) {
 			_, _ = c.Write(answer(ldap.ApplicationExtendedResponse, id, 0, ""))
 			_, _ = io.WriteString(c, "garbage, more of it than a record's head")
 		}, "answered, but not in TLS"},
+		{"TLS, but hangs up", "start", func(c net.Conn, id any) {
+			_, _ = c.Write(answer(ldap.ApplicationExtendedResponse, id, 0, ""))
+			_ = c.(*net.TCPConn).CloseWrite()
+		}, "connection closed without an answer"},
 		{"another's answer", "no", func(c net.Conn, _ any) { _, _ = c.Write(answer(ldap.ApplicationSearchResultDone, int64(77), 0, "")) }, "answered, but not in LDAP"},
 		{"no entry", "no", func(c net.Conn, id any) { _, _ = c.Write(answer(ldap.ApplicationSearchResultDone, id, 0, "")) }, "connected, but: it shows no root DSE: give base, an entry that it shows"},
 		{"entries without end", "no", func(c net.Conn, id any) {
@@ -234,7 +238,7 @@ func TestLDAPScripted(t *testing.T) {
 					return
 				}
 			}
-		}, "answered, but not in LDAP"},
+		}, "answered, but not in LDAP: it sent more than 1 MiB"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()

@@ -167,6 +167,8 @@ func (l *link) why(err error) probe.Answer {
 	switch inTLS := strings.Contains(err.Error(), "tls: "); { // as all of crypto/tls says
 	case errors.Is(l.ctx.Err(), context.Canceled):
 		return l.spec.Why(l.ctx, err)
+	case len(l.head) > 0 && !l.understood && err == errTalk:
+		return probe.NotReady("%v: %v", foreign(l.protocol, l.head), err)
 	case len(l.head) > 0 && !l.understood && !inTLS:
 		return probe.NotReady("%v", foreign(l.protocol, l.head))
 	case l.ctx.Err() == nil && l.understood && hungUp(err):

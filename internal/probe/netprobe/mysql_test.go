@@ -383,7 +383,7 @@ func TestNoMySQL(t *testing.T) {
 		"SMTP":            {says("220 mail.example ESMTP Postfix\r\n"), foreign},
 		"SMTP hangs up":   {func(c net.Conn) { _, _ = c.Write([]byte("421 too busy\r\n")) }, foreign},
 		"SSH":             {says("SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"), foreign},
-		"endless garbage": {func(c net.Conn) { _, _ = bytes.NewReader(bytes.Repeat([]byte("xyzzy"), 1<<20)).WriteTo(c) }, foreign},
+		"endless garbage": {func(c net.Conn) { _, _ = bytes.NewReader(bytes.Repeat([]byte("xyzzy"), 1<<20)).WriteTo(c) }, foreign + ": it sent more than 1 MiB"},
 		"endless packet": {func(c net.Conn) {
 			_, _ = c.Write([]byte("\xff\xff\xff\x00\x0a"))
 			_, _ = bytes.NewReader(bytes.Repeat([]byte("x"), 4<<20)).WriteTo(c)

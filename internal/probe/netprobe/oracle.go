@@ -163,13 +163,12 @@ var (
 	errNotOracle = errors.New("an answer is not in its protocol")
 )
 
-// ask asks the question.
+// ask asks the question. Its cursor ends with the session.
 func (o *oracleTry) ask(conn *ora.Connection) probe.Answer {
 	rows, err := conn.QueryContext(context.Background(), oracleQuestion, nil)
 	if err != nil {
 		return o.why(err)
 	}
-	defer rows.Close()
 	values := make([]driver.Value, len(rows.Columns()))
 	if err := rows.Next(values); err != nil {
 		return o.why(err)

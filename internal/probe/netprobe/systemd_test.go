@@ -1,6 +1,7 @@
 package netprobe
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -203,5 +204,40 @@ func TestMachineAsNobody(t *testing.T) {
 	a := ask(t, probe.Spec{Kind: probe.KindLog, Target: "journal", Options: map[string]string{"match": "begins"}, Life: probe.Life{Token: life}})
 	if want := "the journal cannot be read: add user nobody to the group systemd-journal"; a.Ready || !a.Untried || a.Word != want {
 		t.Errorf("got %+v, want %s", a, want)
+	}
+}
+
+// TestChildKeepsToItself: others who run as nobody cannot look into a program that was
+// given secrets.
+func TestChildKeepsToItself(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: only root can run it as nobody")
+	}
+	dir := shortDir(t, nil)
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "kido")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(program, self, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, probe.ChildArg)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credentialOf(t, "nobody"), Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "its memory is root's", func() bool {
+		info, err := os.Stat(fmt.Sprintf("/proc/%d/mem", cmd.Process.Pid))
+		return err == nil && info.Sys().(*syscall.Stat_t).Uid == 0
+	})
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }
