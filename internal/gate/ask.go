@@ -17,8 +17,10 @@ func (g *Gate) ask(ctx context.Context, s *PolicyService, of Look) Asked {
 		life.Since = time.Now().Add(-of.Age)
 	}
 	a := g.each(ctx, s.Ready, life, true)
-	asked := Asked{Ready: a.Ready, Degraded: a.Degraded, Word: a.Word, Life: a.Life, Age: a.Age}
+	asked := Asked{Ready: a.Ready, Degraded: a.Degraded, Untried: a.Untried, Word: a.Word, Life: a.Life, Age: a.Age}
 	switch {
+	case s.Failures > 0 && a.Untried:
+		asked.Life = wire.LifeUntold // nothing was learned: that is no outage
 	case s.Failures > 0:
 		return g.remember(ctx, s, asked, begun)
 	case asked.Life == "" && slices.ContainsFunc(s.Ready, probe.Spec.TellsLife):

@@ -130,6 +130,17 @@ func TestExternal(t *testing.T) {
 		t.Errorf("lives %q", lives)
 	}
 
+	// What could not be asked for was not away.
+	g.prober = said{"a": {{Word: "no password", Untried: true}, {Word: "no password", Untried: true}, {Word: "no password", Untried: true}, there}}
+	for range 3 {
+		if a := g.ask(t.Context(), s, Look{}); a.Ready || a.Life != wire.LifeUntold {
+			t.Errorf("untried: %+v", a)
+		}
+	}
+	if a := g.ask(t.Context(), s, Look{}); a.Life != last {
+		t.Errorf("after tries that asked nothing: life %s, was %s", a.Life, last)
+	}
+
 	// What nobody can read any more is unknown: it lives anew, and the file is kept.
 	path := filepath.Join(g.dir.Name(), "web@outages")
 	text, err := os.ReadFile(path)

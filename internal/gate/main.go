@@ -186,9 +186,9 @@ func dropRights(p *Policy) {
 	if len(p.Become) > 0 || p.Systemctl != "" {
 		return
 	}
-	own := func(s probe.Spec) bool { return s.Kind == probe.KindExec }
+	own := func(s probe.Spec) bool { return s.Uses(probe.KindExec) }
 	for _, s := range p.Services {
-		if s.Adapter != adapterSystemd || slices.ContainsFunc(s.Ready, own) {
+		if s.Adapter != adapterSystemd && s.Adapter != adapterExternal || slices.ContainsFunc(s.Ready, own) {
 			return
 		}
 	}

@@ -100,6 +100,7 @@ type (
 	Asked    struct { // the probes' answer
 		Ready    bool
 		Degraded bool
+		Untried  bool // not ready, as nothing could be asked
 		Word     string
 		// Life is the instance's own word of its incarnation, wire.LifeUntold where it is
 		// to have one and did not say it, "" where no probe tells.

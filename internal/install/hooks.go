@@ -209,7 +209,7 @@ func onlyLooks(policy *gate.Policy, v gate.PolicyService) bool {
 	}
 	for _, any := range v.Wait.Await {
 		for _, instance := range any {
-			if slices.ContainsFunc(policy.Watch(instance).Ready, func(s probe.Spec) bool { return s.Kind == probe.KindExec }) {
+			if slices.ContainsFunc(policy.Watch(instance).Ready, func(s probe.Spec) bool { return s.Uses(probe.KindExec) }) {
 				return false
 			}
 		}

@@ -141,7 +141,10 @@ func run(ctx context.Context, argv []string, stdin string, as *syscall.Credentia
 	}
 	read := make(chan string)
 	go func() {
-		kept, _ := io.ReadAll(io.LimitReader(r, maxOutput))
+		kept, late := io.ReadAll(io.LimitReader(r, maxOutput))
+		if errors.Is(late, os.ErrDeadlineExceeded) { // we are, on a busy machine: it has written
+			kept = append(kept, rest(r, maxOutput-len(kept))...)
+		}
 		if stdin == "" {
 			_, _ = io.Copy(io.Discard, r) // let it talk on: its exit status counts
 		} else {
@@ -167,6 +170,20 @@ func run(ctx context.Context, argv []string, stdin string, as *syscall.Credentia
 	// A process that left the group may hold the other end open for ever.
 	_ = r.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	return <-read, err
+}
+
+// rest is what is in a pipe whose deadline is over, of that at most so many bytes.
+func rest(r *os.File, most int) []byte {
+	text, n := make([]byte, most), 0
+	_ = r.SetReadDeadline(time.Time{})
+	if raw, err := r.SyscallConn(); err == nil {
+		_ = raw.Read(func(fd uintptr) bool {
+			n, _ = syscall.Read(int(fd), text) // it does not wait: EAGAIN where there is nothing
+			return true
+		})
+	}
+	_ = r.SetReadDeadline(time.Unix(1, 0))
+	return text[:max(0, n)]
 }
 
 // command is a program with a process group and an environment of its own.
