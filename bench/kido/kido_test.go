@@ -38,7 +38,7 @@ type program struct {
 func BenchmarkDrivers(b *testing.B) {
 	dir := b.TempDir()
 	empty := filepath.Join(dir, "empty.go")
-	if err := os.WriteFile(empty, []byte("package main\nimport \"os\"\nfunc main() { if len(os.Args) > 1 { os.Stdin.Read(make([]byte, 9)) } }\n"), 0o600); err != nil {
+	if err := os.WriteFile(empty, []byte("package main\nimport \"os\"\nfunc main() { for len(os.Args) > 1 { os.Stdin.Read(make([]byte, 9)) } }\n"), 0o600); err != nil {
 		b.Fatal(err)
 	}
 	policy := filepath.Join(dir, "policy")
@@ -168,7 +168,7 @@ func (p *program) memory(b *testing.B) (held [2]int64) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for late := time.After(30 * time.Second); ; {
-		left, err := unix.IoctlGetInt(int(w.Fd()), unix.FIONREAD)
+		left, err := unix.IoctlGetInt(int(w.Fd()), unix.TIOCINQ)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -2,7 +2,6 @@ package audit
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -197,12 +196,12 @@ func (j *judge) locked(line keys.Line, account string) bool {
 }
 
 // asked is a command that is nothing but what was asked for, however it is run.
-var asked = regexp.MustCompile(`^(?:(?:exec|eval|(?:/\S*/)?(?:env|sudo|nice|(?:ba|da|k|z|a)?sh)|-\w+)\s+)*["']*\$\{?SSH_ORIGINAL_COMMAND\b[^|&;]*$`)
+var asked = expression(`^(?:(?:exec|eval|(?:/\S*/)?(?:env|sudo|nice|(?:ba|da|k|z|a)?sh)|-\w+)\s+)*["']*\$\{?SSH_ORIGINAL_COMMAND\b[^|&;]*$`)
 
 // runsAnything reports whether a forced command is a shell, or runs what it is asked
 // to: it forces nothing then.
 func runsAnything(command string) bool {
-	if asked.MatchString(strings.TrimSpace(command)) {
+	if asked().MatchString(strings.TrimSpace(command)) {
 		return true
 	}
 	f := strings.Fields(strings.TrimPrefix(strings.TrimSpace(command), "exec "))

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -262,7 +261,7 @@ func (l *looker) accounts() {
 	}
 }
 
-var openSSH = regexp.MustCompile(`OpenSSH_(\d+)\.(\d+)\S*`)
+var openSSH = expression(`OpenSSH_(\d+)\.(\d+)\S*`)
 
 // server asks sshd what it would do with each account.
 func (l *looker) server() {
@@ -276,7 +275,7 @@ func (l *looker) server() {
 	}
 	// Before 9.3 -V is an option that sshd does not know; it names itself all the same.
 	out, err := l.Run("sshd", "-V")
-	f := openSSH.FindStringSubmatch(out)
+	f := openSSH().FindStringSubmatch(out)
 	if f == nil {
 		if err == nil {
 			err = errors.New("sshd -V names no version of OpenSSH")

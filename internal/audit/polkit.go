@@ -2,7 +2,6 @@ package audit
 
 import (
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -17,15 +16,15 @@ var (
 const manageUnits = "org.freedesktop.systemd1.manage-units"
 
 var (
-	askedUnit  = regexp.MustCompile(`lookup\(\s*["']unit["']\s*\)`)
-	askedVerb  = regexp.MustCompile(`lookup\(\s*["']verb["']\s*\)`)
-	verbStart  = regexp.MustCompile(`["']start["']`)
-	askedUser  = regexp.MustCompile(`\.user\s*[!=]==?\s*["']([^"']+)["']`)
-	askedID    = regexp.MustCompile(`\.id\b`)
-	unitTable  = regexp.MustCompile(`["']([^"'\s]+\.[a-z]+)["']\s*:\s*\[([^\]]*)\]`)
-	word       = regexp.MustCompile(`["']([^"']+)["']`)
-	jsComments = regexp.MustCompile(`(?s)/\*.*?\*/|(?m)^\s*//[^\n]*`)
-	oldVersion = regexp.MustCompile(`\b0\.(\d+)\b`)
+	askedUnit  = expression(`lookup\(\s*["']unit["']\s*\)`)
+	askedVerb  = expression(`lookup\(\s*["']verb["']\s*\)`)
+	verbStart  = expression(`["']start["']`)
+	askedUser  = expression(`\.user\s*[!=]==?\s*["']([^"']+)["']`)
+	askedID    = expression(`\.id\b`)
+	unitTable  = expression(`["']([^"'\s]+\.[a-z]+)["']\s*:\s*\[([^\]]*)\]`)
+	word       = expression(`["']([^"']+)["']`)
+	jsComments = expression(`(?s)/\*.*?\*/|(?m)^\s*//[^\n]*`)
+	oldVersion = expression(`\b0\.(\d+)\b`)
 )
 
 // polkit reads the rules that are about systemd's units. A rule is a program; what
@@ -34,7 +33,7 @@ var (
 func (l *looker) polkit() {
 	scripts := true
 	if out, err := l.Run("pkaction", "--version"); err == nil {
-		if f := oldVersion.FindStringSubmatch(out); f != nil {
+		if f := oldVersion().FindStringSubmatch(out); f != nil {
 			minor, _ := strconv.Atoi(f[1])
 			scripts = minor >= 106
 		}
@@ -63,25 +62,25 @@ func polkitRules(path, text string) (all []PolkitRule) {
 	blank := func(s string) string { // comments are taken out, lines stay
 		return strings.Repeat("\n", strings.Count(s, "\n"))
 	}
-	text = jsComments.ReplaceAllStringFunc(text, blank)
+	text = jsComments().ReplaceAllStringFunc(text, blank)
 	parts := strings.Split(text, "addRule")
 	line := 1 + strings.Count(parts[0], "\n")
 	for _, part := range parts[1:] {
 		at := line
 		line += strings.Count(part, "\n")
-		about := strings.Contains(part, "org.freedesktop.systemd1") || !askedID.MatchString(part)
+		about := strings.Contains(part, "org.freedesktop.systemd1") || !askedID().MatchString(part)
 		if !about || !strings.Contains(part, "Result.YES") {
 			continue
 		}
 		r := PolkitRule{
-			File: path, Line: at, AsksUnit: askedUnit.MatchString(part), Units: map[string][]string{},
-			Start: !askedVerb.MatchString(part) || verbStart.MatchString(part),
+			File: path, Line: at, AsksUnit: askedUnit().MatchString(part), Units: map[string][]string{},
+			Start: !askedVerb().MatchString(part) || verbStart().MatchString(part),
 		}
-		for _, f := range askedUser.FindAllStringSubmatch(part, -1) {
+		for _, f := range askedUser().FindAllStringSubmatch(part, -1) {
 			r.Users = append(r.Users, f[1])
 		}
-		for _, f := range unitTable.FindAllStringSubmatch(part, -1) {
-			for _, verb := range word.FindAllStringSubmatch(f[2], -1) {
+		for _, f := range unitTable().FindAllStringSubmatch(part, -1) {
+			for _, verb := range word().FindAllStringSubmatch(f[2], -1) {
 				r.Units[f[1]] = append(r.Units[f[1]], verb[1])
 			}
 		}

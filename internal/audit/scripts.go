@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -17,7 +16,7 @@ var (
 	unitFolder    = "/etc/systemd/system"
 )
 
-var unitExec = regexp.MustCompile(`(?m)^Exec\w+=[-@:+!|]*(/\S+)`)
+var unitExec = expression(`(?m)^Exec\w+=[-@:+!|]*(/\S+)`)
 
 // scripts reads what init and cron run: their own scripts, and those that an
 // administrator's units name.
@@ -59,20 +58,20 @@ func (l *looker) scripts() {
 			continue // what is masked does not run
 		}
 		unit := string(l.read(path))
-		for _, f := range unitExec.FindAllStringSubmatch(unit, -1) {
+		for _, f := range unitExec().FindAllStringSubmatch(unit, -1) {
 			look(f[1], !strings.Contains(unit, "\nUser="))
 		}
 	}
 }
 
 var (
-	assignment = regexp.MustCompile(`^(?:export\s+|readonly\s+|local\s+)?([A-Za-z_]\w*)=("[^"]*"|'[^']*'|[^\s;]*)\s*(?:;\s*(.*)|#.*)?$`)
-	variable   = regexp.MustCompile(`\$(?:\{(\w+)\}|(\w+))`)
-	sshCall    = regexp.MustCompile(`(?:^|[\s;&|(` + "`" + `!"'])(?:/usr(?:/local)?)?(?:/bin/)?(?:ssh|scp|sftp)\s+(.*)$`)
-	identity   = regexp.MustCompile(`(?:^|\s)-i\s*("[^"]+"|'[^']+'|\S+)`)
-	anyHost    = regexp.MustCompile(`(?i)(StrictHostKeyChecking\s*[= ]\s*"?(?:no|off|accept-new)\b|UserKnownHostsFile\s*[= ]\s*"?/dev/null)`)
-	strict     = regexp.MustCompile(`(?i)StrictHostKeyChecking\s*[= ]\s*"?yes\b`)
-	redirect   = regexp.MustCompile(`(?:^|[^<>=-])(?:[12&])?>>?\|?\s*("[^"]+"|'[^']+'|[^\s;&|<>()]+)`)
+	assignment = expression(`^(?:export\s+|readonly\s+|local\s+)?([A-Za-z_]\w*)=("[^"]*"|'[^']*'|[^\s;]*)\s*(?:;\s*(.*)|#.*)?$`)
+	variable   = expression(`\$(?:\{(\w+)\}|(\w+))`)
+	sshCall    = expression(`(?:^|[\s;&|(` + "`" + `!"'])(?:/usr(?:/local)?)?(?:/bin/)?(?:ssh|scp|sftp)\s+(.*)$`)
+	identity   = expression(`(?:^|\s)-i\s*("[^"]+"|'[^']+'|\S+)`)
+	anyHost    = expression(`(?i)(StrictHostKeyChecking\s*[= ]\s*"?(?:no|off|accept-new)\b|UserKnownHostsFile\s*[= ]\s*"?/dev/null)`)
+	strict     = expression(`(?i)StrictHostKeyChecking\s*[= ]\s*"?yes\b`)
+	redirect   = expression(`(?:^|[^<>=-])(?:[12&])?>>?\|?\s*("[^"]+"|'[^']+'|[^\s;&|<>()]+)`)
 )
 
 // A crontab is anybody's, and must neither hold the audit nor fill its memory. No
@@ -89,7 +88,7 @@ func scan(text string) (calls []Call, logs []LogWrite) {
 	vars := map[string]string{}
 	added := 0
 	expand := func(s string) string {
-		return variable.ReplaceAllStringFunc(s, func(ref string) string {
+		return variable().ReplaceAllStringFunc(s, func(ref string) string {
 			value, ok := vars[strings.Trim(ref, "${}")]
 			if !ok || added+len(value) > mostExpansion {
 				return ref
@@ -114,22 +113,22 @@ func scan(text string) (calls []Call, logs []LogWrite) {
 			continue
 		}
 		for range mostAssignments {
-			f := assignment.FindStringSubmatch(line)
+			f := assignment().FindStringSubmatch(line)
 			if f == nil {
 				break
 			}
 			vars[f[1]] = expand(unquote(f[2]))
 			line = f[3] // what stands behind it
 		}
-		if f := sshCall.FindStringSubmatch(line); f != nil {
+		if f := sshCall().FindStringSubmatch(line); f != nil {
 			words := expand(f[1])
-			c := Call{Line: at, AnyHost: anyHost.FindString(words), Strict: strict.MatchString(words)}
-			if i := identity.FindStringSubmatch(f[1]); i != nil {
+			c := Call{Line: at, AnyHost: anyHost().FindString(words), Strict: strict().MatchString(words)}
+			if i := identity().FindStringSubmatch(f[1]); i != nil {
 				c.Identity = expand(unquote(i[1]))
 			}
 			calls = append(calls, c)
 		}
-		for _, f := range redirect.FindAllStringSubmatch(line, -1) {
+		for _, f := range redirect().FindAllStringSubmatch(line, -1) {
 			if path := expand(unquote(f[1])); filepath.IsAbs(path) && !strings.Contains(path, "$") {
 				logs = append(logs, LogWrite{at, filepath.Clean(path)})
 			}

@@ -61,17 +61,17 @@ func (r *sudoReader) text(path, text string) {
 }
 
 var (
-	sudoInclude = regexp.MustCompile(`^[@#]include(dir)?\s+"?([^"\s]+)"?\s*$`)
-	sudoAlias   = regexp.MustCompile(`^(User|Runas|Host|Cmnd|Cmd)_Alias\s+(.*)$`)
-	sudoSpec    = regexp.MustCompile(`^(.*?\S)\s+(\S+(?:\s*,\s*\S+)*)\s*=\s*(.*)$`)
-	sudoTag     = regexp.MustCompile(`^(NO)?(PASSWD|EXEC|SETENV|FOLLOW|LOG_INPUT|LOG_OUTPUT|MAIL|INTERCEPT)\s*:\s*`)
-	sudoOption  = regexp.MustCompile(`^(ROLE|TYPE|PRIVS|LIMITPRIVS|NOTBEFORE|NOTAFTER|TIMEOUT|CWD|CHROOT)=\S+\s+`)
-	sudoRunAs   = regexp.MustCompile(`^\(([^)]*)\)\s*`)
-	sudoDigest  = regexp.MustCompile(`^sha(224|256|384|512)\s*:\s*\S+\s+`)
+	sudoInclude = expression(`^[@#]include(dir)?\s+"?([^"\s]+)"?\s*$`)
+	sudoAlias   = expression(`^(User|Runas|Host|Cmnd|Cmd)_Alias\s+(.*)$`)
+	sudoSpec    = expression(`^(.*?\S)\s+(\S+(?:\s*,\s*\S+)*)\s*=\s*(.*)$`)
+	sudoTag     = expression(`^(NO)?(PASSWD|EXEC|SETENV|FOLLOW|LOG_INPUT|LOG_OUTPUT|MAIL|INTERCEPT)\s*:\s*`)
+	sudoOption  = expression(`^(ROLE|TYPE|PRIVS|LIMITPRIVS|NOTBEFORE|NOTAFTER|TIMEOUT|CWD|CHROOT)=\S+\s+`)
+	sudoRunAs   = expression(`^\(([^)]*)\)\s*`)
+	sudoDigest  = expression(`^sha(224|256|384|512)\s*:\s*\S+\s+`)
 )
 
 func (r *sudoReader) line(s sudoLine) {
-	if f := sudoInclude.FindStringSubmatch(s.text); f != nil {
+	if f := sudoInclude().FindStringSubmatch(s.text); f != nil {
 		path := f[2]
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(filepath.Dir(s.file), path)
@@ -91,7 +91,7 @@ func (r *sudoReader) line(s sudoLine) {
 	if i := comment(s.text); i >= 0 {
 		s.text = strings.TrimSpace(s.text[:i])
 	}
-	switch f := sudoAlias.FindStringSubmatch(s.text); {
+	switch f := sudoAlias().FindStringSubmatch(s.text); {
 	case s.text == "":
 	case f != nil:
 		for _, definition := range splitSudo(f[2], ':') {
@@ -137,7 +137,7 @@ func (r *sudoReader) notUnderstood(s sudoLine, why string) {
 }
 
 func (r *sudoReader) spec(s sudoLine) {
-	f := sudoSpec.FindStringSubmatch(s.text)
+	f := sudoSpec().FindStringSubmatch(s.text)
 	if f == nil {
 		r.notUnderstood(s, "not understood: no line such as: USER HOST = (RUNAS) COMMAND")
 		return
@@ -154,16 +154,16 @@ func (r *sudoReader) spec(s sudoLine) {
 	for _, command := range splitSudo(f[3], ',') {
 		for again := true; again; {
 			again = false
-			if m := sudoRunAs.FindStringSubmatch(command); m != nil {
+			if m := sudoRunAs().FindStringSubmatch(command); m != nil {
 				runAs, command, again = m[1], command[len(m[0]):], true
 			}
-			if m := sudoTag.FindStringSubmatch(command); m != nil {
+			if m := sudoTag().FindStringSubmatch(command); m != nil {
 				if m[2] == "PASSWD" {
 					noPassword = m[1] == "NO"
 				}
 				command, again = command[len(m[0]):], true
 			}
-			for _, drop := range []*regexp.Regexp{sudoOption, sudoDigest} {
+			for _, drop := range []*regexp.Regexp{sudoOption(), sudoDigest()} {
 				if m := drop.FindString(command); m != "" {
 					command, again = command[len(m):], true
 				}

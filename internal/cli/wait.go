@@ -285,20 +285,21 @@ func (f waitFlags) finish(all []*awaited) error {
 		w.last = report.Answered(w.instance, "", wire.Probed{About: w.spec.Described(), Word: "no answer yet"})
 	}
 	if source != "" && !used {
-		return usageError("name the user: postgres://USER@HOST/DATABASE", "a password is given, and no URL has a user without one")
+		return usageError("name the user: postgres://USER@HOST/DATABASE; to Redis without one: redis://HOST?password=file:/PATH", "a password is given, and no URL has a user without one")
 	}
 	return nil
 }
 
-// withPassword says where the password is, to a probe that logs in and does not
-// know it; so of the one in a not.
+// withPassword says where the password is, to a probe whose user has none yet; so of
+// the one in a not. A probe that names no user, as Redis's may, is not told: the
+// password may be that of somebody else.
 func withPassword(s *probe.Spec, source string) (used bool) {
 	for i := range s.Of {
 		used = withPassword(&s.Of[i], source) || used
 	}
 	sort, _ := probe.SortOf(s.Kind)
 	_, takes := sort.Option("password")
-	if takes && s.Options["password"] == "" && (s.Options["user"] != "" || s.Kind == probe.KindRedis) {
+	if takes && s.Options["user"] != "" && s.Options["password"] == "" {
 		s.Options["password"], used = source, true
 	}
 	return used

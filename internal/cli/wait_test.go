@@ -39,6 +39,7 @@ func TestProbeOf(t *testing.T) {
 		"postgres://u@db1":           "postgres db1:5432 user=u",
 		"postgresql://kido@db1/shop": "postgres db1:5432 database=shop user=kido",
 		"postgres://user@db1:5433/shop?role=primary&tls=yes":                "postgres db1:5433 database=shop role=primary tls=yes user=user",
+		"postgres://u@db1?tls=true&token=false&strict=true":                 "postgres db1:5432 strict=yes tls=yes token=no user=u", // as in a site file
 		"postgres://u@db1/?database=a%26b%20c":                              `postgres db1:5432 "database=a&b c" user=u`,
 		"postgres://u@[::1]/x?password=file:/etc/pw&tls=yes&ca=/etc/ca.pem": "postgres [::1]:5432 ca=file:/etc/ca.pem database=x password=file:/etc/pw tls=yes user=u",
 		"mysql://u@db1/x?password=env:PW":                                   "mysql db1:3306 database=x password=env:PW user=u",
@@ -122,6 +123,7 @@ func TestProbeOfRefuses(t *testing.T) {
 		"postgres:db1":                              "it names no host",
 		"tcp://db1":                                 "tcp://db1: the port is missing",
 		"tcp://db1:70000":                           "port 70000 is not 1 to 65535",
+		"db1:70000":                                 "port 70000 is not 1 to 65535",
 		"tcp://db1:1/x":                             "a path such as /x means nothing to a tcp probe",
 		"tcp://u@db1:1":                             `a tcp probe has no option "user"`,
 		"tcp://db1:1#x":                             "what stands behind # means nothing here",

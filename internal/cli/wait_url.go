@@ -49,7 +49,7 @@ func isURL(what string) bool { return strings.Contains(what, ":") }
 // take it. An error does not repeat what may be secret.
 func probeOf(what string) (probe.Spec, error) {
 	if _, port, err := net.SplitHostPort(what); err == nil && !strings.Contains(what, "/") {
-		if _, err := strconv.ParseUint(port, 10, 16); err == nil {
+		if _, err := strconv.ParseUint(port, 10, 64); err == nil {
 			what = "tcp://" + what
 		}
 	}
@@ -191,6 +191,9 @@ func readOption(s *probe.Spec, sort probe.Sort, text string) error {
 		value = strconv.FormatInt(slow.Milliseconds(), 10)
 	}
 	o, known := sort.Option(name)
+	if word := map[string]string{"true": "yes", "false": "no"}[value]; slices.Contains(o.Values, word) {
+		value = word // as the site file has it
+	}
 	onlyFile := known && o.Source && o.Check("env:X") != nil
 	if onlyFile && path.IsAbs(value) {
 		value = "file:" + value

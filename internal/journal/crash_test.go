@@ -331,7 +331,7 @@ func TestCorrupt(t *testing.T) {
 		return string(record{batch, index, of, []byte(payload)}.append(nil))
 	}
 	spelled := func(body string) string {
-		return fmt.Sprintf("%08x %s\n", crc32.Checksum([]byte(body), castagnoli), body)
+		return fmt.Sprintf("%08x %s\n", crc32.Checksum([]byte(body), castagnoli()), body)
 	}
 	one, two, three := rec(1, 1, 1, "one"), rec(2, 1, 2, "two"), rec(2, 2, 2, "three")
 	fill := rec(2, 1, 2, strings.Repeat("f", 600)) // holds all of a sector

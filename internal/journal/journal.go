@@ -226,7 +226,7 @@ func (j *Journal) Close() error {
 	return j.f.Close()
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
 
 const (
 	sumLen = 8 // of the checksum, in hexadecimal digits
@@ -247,7 +247,7 @@ func (r record) String() string {
 
 func (r record) append(b []byte) []byte {
 	body := fmt.Appendf(nil, "%d %d/%d %s", r.batch, r.index, r.of, r.payload)
-	b = fmt.Appendf(b, "%08x ", crc32.Checksum(body, castagnoli))
+	b = fmt.Appendf(b, "%08x ", crc32.Checksum(body, castagnoli()))
 	return append(append(b, body...), '\n')
 }
 
@@ -326,7 +326,7 @@ func unwritten(text []byte, start, from, to int) bool {
 // is wrong with it, "" for nothing.
 func parseRecord(line []byte) (r record, why string) {
 	if len(line) < sumLen+1 || line[sumLen] != ' ' ||
-		string(fmt.Appendf(nil, "%08x", crc32.Checksum(line[sumLen+1:], castagnoli))) != string(line[:sumLen]) {
+		string(fmt.Appendf(nil, "%08x", crc32.Checksum(line[sumLen+1:], castagnoli()))) != string(line[:sumLen]) {
 		return record{}, "the checksum does not match"
 	}
 	batch, rest, _ := bytes.Cut(line[sumLen+1:], []byte(" "))

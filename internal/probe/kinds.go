@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"kido/internal/wire"
 )
@@ -93,7 +94,8 @@ var (
 	forLogin = map[string]Option{"user": text("who logs in"), "password": source("his password")}
 )
 
-var sorts = func() map[Kind]Sort {
+// sorts is the table of kinds. It is built where a probe is looked at: most gates have none to.
+var sorts = sync.OnceValue(func() map[Kind]Sort {
 	withTLS := func(modes ...string) []map[string]Option {
 		return []map[string]Option{forTLS, {"tls": oneOf("whether TLS is used", modes...)}}
 	}
@@ -160,14 +162,14 @@ var sorts = func() map[Kind]Sort {
 		table[s.Kind] = s
 	}
 	return table
-}()
+})
 
 // Kinds lists all kinds, sorted.
-func Kinds() []Kind { return slices.Sorted(maps.Keys(sorts)) }
+func Kinds() []Kind { return slices.Sorted(maps.Keys(sorts())) }
 
 // SortOf finds a kind in the table.
 func SortOf(k Kind) (Sort, bool) {
-	s, ok := sorts[k]
+	s, ok := sorts()[k]
 	return s, ok
 }
 

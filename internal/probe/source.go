@@ -53,7 +53,7 @@ func checkSource(v string) error {
 // process. A secret that everybody may read is refused, for it is none, and so is
 // what everybody may change. The parts of a combination are loaded each on its own.
 func (s Spec) Load() (Spec, error) {
-	sort := sorts[s.Kind]
+	sort := sorts()[s.Kind]
 	for _, name := range slices.Sorted(maps.Keys(s.Options)) {
 		o, _ := sort.Option(name)
 		if _, loaded := s.Secrets[name]; !o.Source || loaded {
@@ -153,7 +153,7 @@ func trimNewline(text []byte) []byte {
 func (s Spec) hide(word string) string {
 	for _, name := range slices.Sorted(maps.Keys(s.Secrets)) {
 		secret := string(s.Secrets[name])
-		if o, _ := sorts[s.Kind].Option(name); !o.Secret || secret == "" {
+		if o, _ := sorts()[s.Kind].Option(name); !o.Secret || secret == "" {
 			continue
 		}
 		quoted := strconv.Quote(secret)
@@ -189,7 +189,7 @@ func (s Spec) Secret(option string) string { return string(s.Secrets[option]) }
 
 // Described is s in words for people, without its options: "postgres db1:5432".
 func (s Spec) Described() string {
-	switch sorts[s.Kind].Form {
+	switch sorts()[s.Kind].Form {
 	case FormArgv:
 		return wire.FormatLine(slices.Concat([]string{string(s.Kind)}, s.Argv)...)
 	case FormURL:

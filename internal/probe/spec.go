@@ -40,7 +40,7 @@ const (
 // and before each how many fields that is.
 func (s Spec) Fields() []string {
 	f := []string{string(s.Kind)}
-	form := sorts[s.Kind].Form
+	form := sorts()[s.Kind].Form
 	if form != FormArgv && form != FormParts {
 		f = append(f, s.Target)
 	}
@@ -84,7 +84,7 @@ func parseSpec(fields []string, depth int) (Spec, error) {
 	}
 	s := Spec{Kind: Kind(fields[0])}
 	rest := fields[1:]
-	sort, ok := sorts[s.Kind]
+	sort, ok := sorts()[s.Kind]
 	if !ok {
 		return Spec{}, fmt.Errorf("%s is no kind of probe", wire.Quote(fields[0]))
 	}
@@ -160,7 +160,7 @@ func (s Spec) Check() error { return s.check(true, maxDepth) }
 func (s Spec) CheckAbout() error { return s.check(false, maxDepth) }
 
 func (s Spec) check(whole bool, depth int) error {
-	sort, ok := sorts[s.Kind]
+	sort, ok := sorts()[s.Kind]
 	switch {
 	case !ok:
 		return errors.New("no such kind of probe")
@@ -333,7 +333,7 @@ func (s Spec) Local() bool {
 	if len(s.Of) > 0 {
 		return !slices.ContainsFunc(s.Of, func(part Spec) bool { return !part.Local() })
 	}
-	return sorts[s.Kind].Local && (s.Kind != KindHTTP || !s.beyondHead())
+	return sorts()[s.Kind].Local && (s.Kind != KindHTTP || !s.beyondHead())
 }
 
 // beyondHead reports whether an http probe asks for more than the head of an answer to
@@ -355,7 +355,7 @@ func (s Spec) TellsLife() bool {
 	case token == "no":
 		return false
 	default:
-		return token != "" || sorts[s.Kind].Life
+		return token != "" || sorts()[s.Kind].Life
 	}
 }
 
@@ -389,7 +389,7 @@ func address(u *url.URL) string {
 
 // Address is the host and port that s connects to; "" where it is no connection.
 func (s Spec) Address() string {
-	switch sorts[s.Kind].Form {
+	switch sorts()[s.Kind].Form {
 	case FormAddress:
 		return s.Target
 	case FormURL:
