@@ -252,6 +252,56 @@ func (f *fleet) observe(ctx context.Context, instances []site.Instance, within t
 	return seen
 }
 
+// sight is why an instance's own host, or the runner, finds upstreams of it not ready.
+type sight map[site.Instance]string
+
+func (s sight) why(u site.Instance) string { return s[u] }
+
+// sights are those of several instances.
+type sights map[site.Instance]sight
+
+// sights asks the hosts of the instances that owe a reaction what they see of their
+// upstreams, where a probe is to be asked from there, and this one likewise: it may be
+// why nothing happens.
+func (f *fleet) sights(ctx context.Context, topo *plan.Topology, instances []site.Instance, seen plan.Observed) sights {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	all := sights{}
+	ask := func(d, u site.Instance, host, from string) {
+		wg.Go(func() {
+			r, err := f.Call(ctx, host, wire.Request{Verb: wire.VerbProbe, Service: u.String()})
+			if err != nil || r.Code != wire.CodeOK || r.Status == nil || r.Status.Ready {
+				return // who may not ask is no wiser than before
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if all[d] == nil {
+				all[d] = sight{}
+			}
+			all[d][u] = "as seen from " + from + ": " + r.Status.Word
+		})
+	}
+	for _, d := range instances {
+		need := topo.Need(d, func(u site.Instance) plan.Observation { return seen[u] }, nil)
+		if len(need.Debts) == 0 {
+			continue
+		}
+		for _, u := range topo.ProbedFrom(d, site.FromRunner) {
+			ask(d, u, "", "the runner")
+		}
+		if f.site.Service(d.Service).Adapter.Kind == site.KindPlain {
+			continue // nothing there can probe
+		}
+		for _, u := range topo.ProbedFrom(d, site.FromDependent) {
+			ask(d, u, d.Host, d.Host)
+		}
+	}
+	wg.Wait()
+	return all
+}
+
 // plainUnit is a unit of which only the exit status of its one command is known.
 type plainUnit struct {
 	ssh   *remote.Client

@@ -102,7 +102,7 @@ func owed(topo *plan.Topology, dir string) (list string, damaged []error) {
 	for _, i := range topo.Instances() {
 		seen[i] = plan.Observation{Err: "it was not asked"}
 	}
-	status := survey(topo, topo.Instances(), seen, all)
+	status := survey(topo, topo.Instances(), seen, nil, all)
 	text, err := json.Marshal(status)
 	if err != nil {
 		damaged = append(damaged, err)

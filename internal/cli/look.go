@@ -55,7 +55,7 @@ For editors: kido check --schema > site.schema.json`,
 				}
 			}
 			if blind := blindOf(s); len(blind) > 0 && !a.quiet {
-				fmt.Fprintf(a.stderr, "note: %s: a restart inside the unit is not seen, as no probe tells the incarnation (a postgres, mysql, oracle or redis probe does)\n", strings.Join(blind, ", "))
+				fmt.Fprintf(a.stderr, "note: %s: a restart inside the unit is not seen, as no probe tells the incarnation (that of a database does, and with token: one of http or exec)\n", strings.Join(blind, ", "))
 			}
 			a.warnOfCertificate(s)
 			topo := plan.New(s)
@@ -246,7 +246,7 @@ they try again. Exit status 3 if anything owes.` + targetHelp,
 			all, damaged := runs.all(topo.Site().Name)
 			a.warn(damaged)
 			a.warnOfCertificate(topo.Site())
-			s := survey(topo, chosen, seen, all)
+			s := survey(topo, chosen, seen, fleet.sights(c.Context(), topo, chosen, seen), all)
 			if a.json() {
 				err = a.writeJSON(s)
 			} else {
@@ -263,7 +263,7 @@ they try again. Exit status 3 if anything owes.` + targetHelp,
 
 // survey puts together what was seen, what follows from it, and what the
 // journals say.
-func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, past []*pastRun) report.Status {
+func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, from sights, past []*pastRun) report.Status {
 	s := report.Status{Site: topo.Site().Name, Instances: []report.Instance{}, Runs: []report.Run{}}
 	type last struct { // what the last run that touched an instance says of it
 		run.StepEvent
@@ -305,7 +305,7 @@ func survey(topo *plan.Topology, chosen []site.Instance, seen plan.Observed, pas
 			service, host, _ := strings.Cut(name, "@")
 			return seen[site.Instance{Service: service, Host: host}].Status
 		})
-		need := topo.Need(i, func(u site.Instance) plan.Observation { return seen[u] }, nil)
+		need := topo.Need(i, func(u site.Instance) plan.Observation { return seen[u] }, from[i].why)
 		for _, d := range need.Debts {
 			row.Owes = append(row.Owes, d.Upstream)
 		}

@@ -586,6 +586,26 @@ func TestWaitPassword(t *testing.T) {
 		w.ends(t, 1)
 		w.says(t, "its password: "+file+"-gone: no such file or directory")
 	})
+	t.Run("of another", func(t *testing.T) { // one that names no user is not told it
+		l := listen(t, "127.0.0.1:0")
+		heard := make(chan string, 1)
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			said := make([]byte, 4096)
+			n, _ := c.Read(said)
+			heard <- string(said[:n])
+			_, _ = io.WriteString(c, "$21\r\nrun_id:1\r\nrole:master\r\n")
+		}()
+		w := begin(t, "--password-file", file, url, "redis://"+l.Addr().String())
+		w.ends(t, 0)
+		if got := <-heard; got != "*1\r\n$4\r\nINFO\r\n" {
+			t.Errorf("it says %q", got)
+		}
+	})
 	t.Run("of nobody", func(t *testing.T) {
 		w := begin(t, "--password-file", file, server.URL)
 		w.ends(t, 2)

@@ -51,15 +51,16 @@ is one sentence for each.`,
 				return err
 			}
 			var seen plan.Observed
+			var from sights
 			if !noLook {
-				seen = a.glimpse(c.Context(), topo, chosen)
+				seen, from = a.glimpse(c.Context(), topo, chosen)
 			}
 			q.Now = time.Now()
 			if c.Flags().Changed("since") {
 				q.Since = q.Now.Add(-since)
 			}
 			for _, i := range chosen {
-				q.Look = append(q.Look, lookAt(topo, i, seen))
+				q.Look = append(q.Look, lookAt(topo, i, seen, from[i]))
 			}
 			if a.json() {
 				return report.WriteWhyJSON(a.stdout, topo.Site().Name, report.Explain(q))
@@ -78,11 +79,11 @@ is one sentence for each.`,
 
 // glimpse asks instances and all that they depend on; nil where nobody can be
 // asked from here.
-func (a *app) glimpse(ctx context.Context, topo *plan.Topology, chosen []site.Instance) plan.Observed {
+func (a *app) glimpse(ctx context.Context, topo *plan.Topology, chosen []site.Instance) (plan.Observed, sights) {
 	fleet, err := a.open(topo.Site())
 	if err != nil {
 		a.warn([]error{fmt.Errorf("no host is asked: %w", err)})
-		return nil
+		return nil, nil
 	}
 	defer fleet.close()
 	ask := slices.Clone(chosen)
@@ -95,16 +96,17 @@ func (a *app) glimpse(ctx context.Context, topo *plan.Topology, chosen []site.In
 			}
 		}
 	}
-	return fleet.observe(ctx, ask, whyTime)
+	seen := fleet.observe(ctx, ask, whyTime)
+	return seen, fleet.sights(ctx, topo, chosen, seen)
 }
 
 // lookAt is what was seen of one instance; seen is nil where nobody was asked.
-func lookAt(topo *plan.Topology, i site.Instance, seen plan.Observed) report.Look {
+func lookAt(topo *plan.Topology, i site.Instance, seen plan.Observed, from sight) report.Look {
 	l := report.Look{Instance: i.String(), Asked: seen != nil, Self: seen[i], Others: map[string]*wire.Status{}}
 	if l.Self.Status == nil {
 		return l
 	}
-	l.Need = topo.Need(i, func(u site.Instance) plan.Observation { return seen[u] }, nil)
+	l.Need = topo.Need(i, func(u site.Instance) plan.Observation { return seen[u] }, from.why)
 	for u, o := range seen {
 		if u != i {
 			l.Others[u.String()] = o.Status

@@ -36,7 +36,8 @@ func (g *Gate) each(ctx context.Context, probes []probe.Spec, life probe.Life, t
 	for _, p := range probes {
 		p.Life = life
 		a := g.prober.Try(ctx, p)
-		if !a.Ready {
+		if !a.Ready { // and one of several lives, which a strict probe tells all the same, is none of the whole
+			a.Life, a.Age = "", 0
 			return a
 		}
 		answers = append(answers, a)

@@ -105,6 +105,8 @@ func (g *Gate) remember(ctx context.Context, s *PolicyService, a Asked, begun Mo
 	}
 	if a.Life = wire.LifeUntold; a.Ready {
 		a.Life = after.life()
+	} else if after.away {
+		a.Word += ": it counts as away"
 	}
 	return a
 }

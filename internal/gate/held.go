@@ -18,9 +18,11 @@ const (
 	// countTime bounds a count of connections, names looked up included: a status
 	// must not hang on it.
 	countTime = 2 * time.Second
-	// countSlack is taken off the age of a life: the upstream tells it in whole seconds,
-	// and the message took its time. To count one connection too many costs a reload.
+	// countSlack, and a part of it, is taken off the age of a life: the upstream tells it
+	// in whole seconds, the message took its time, and two hosts' clocks are not equally
+	// fast. To count one connection too many costs a reload, and one too few a reaction.
 	countSlack = 2 * time.Second
+	countDrift = 1000 // a thousandth: ten times what package sockets allows the other way
 )
 
 // held is how this host's connections to a service's upstreams stand; nil where
@@ -60,9 +62,15 @@ func (g *Gate) stale(ctx context.Context, s *PolicyService, lives []wire.Life) (
 		if i < 0 {
 			return 0, fmt.Errorf("the policy does not say where %s is", wire.Quote(life.Upstream))
 		}
-		n += sockets.Stale(all[i], max(time.Millisecond, life.Age-countSlack)) // 0 would be: unknown
+		n += sockets.Stale(all[i], reckoned(life.Age))
 	}
 	return n, nil
+}
+
+// reckoned is an age that a life has reached for certain. Never 0: that would be
+// unknown.
+func reckoned(age time.Duration) time.Duration {
+	return max(time.Millisecond, age-countSlack-age/countDrift)
 }
 
 // connections lists this host's connections to each peer of a service.
@@ -111,7 +119,7 @@ func resolve(ctx context.Context, hostport string) (found []netip.AddrPort, err 
 	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	for _, a := range addrs {
-		found = append(found, netip.AddrPortFrom(a.Unmap(), uint16(n)))
+		found = append(found, netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(n))) // the kernel's list names no zone
 	}
 	return found, err
 }

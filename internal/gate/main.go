@@ -432,6 +432,12 @@ func fit(r wire.Reply) wire.Reply {
 		s := *r.Status
 		s.Word = cut(s.Word, 1024)
 		r.Status = &s
+		if len(s.Held) > 0 && len(r.Format()) > wire.MaxReply {
+			s.Held = nil
+		}
+	}
+	if len(r.Probes) > 0 && len(r.Format()) > wire.MaxReply {
+		r.Probes = nil // the status has the word that counts
 	}
 	if len(r.Format()) > wire.MaxReply {
 		return wire.Reply{Code: wire.CodeError, Word: "the reply is too long: the basis has too many entries"}

@@ -596,19 +596,19 @@ func (r *policyReader) await(args []string, s *PolicyService) error {
 	return nil
 }
 
-// maxPeers bounds the upstreams of a service and the addresses of each.
-const maxPeers = 256
+// MaxPeers bounds the upstreams of a service and the addresses of each.
+const MaxPeers = 256
 
 func (r *policyReader) peer(args []string, s *PolicyService) error {
-	if len(args) < 2 || len(args) > maxPeers {
+	if len(args) < 2 || len(args) > MaxPeers {
 		return errors.New("a peer line is: peer SERVICE@HOST ADDRESS:PORT …")
 	}
 	service, host, _ := strings.Cut(args[0], "@")
 	if err := errors.Join(checkName("service", service), checkName("host", host)); err != nil {
 		return fmt.Errorf("peer: %w", err)
 	}
-	if n := len(s.Peers); n >= maxPeers || n > 0 && s.Peers[n-1].Upstream >= args[0] {
-		return fmt.Errorf("peer: at most %d, sorted, each once", maxPeers)
+	if n := len(s.Peers); n >= MaxPeers || n > 0 && s.Peers[n-1].Upstream >= args[0] {
+		return fmt.Errorf("peer: at most %d, sorted, each once", MaxPeers)
 	}
 	for _, a := range args[1:] {
 		if err := (probe.Spec{Kind: probe.KindTCP, Target: a}).Check(); err != nil {

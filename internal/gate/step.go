@@ -335,9 +335,7 @@ func (m Machine) answerStatus() (Machine, Effect) {
 	s.Ready = s.Settled && m.asked.Ready
 	s.Held = m.asked.Held
 	if m.look.up() && rule.Holds(rule.InnerLife) {
-		if s.Life = m.asked.Life; m.asked.Age > 0 {
-			s.Age = m.asked.Age
-		}
+		s.Life, s.Age = m.asked.Life, m.age()
 	}
 	s.Degraded = s.Ready && m.asked.Degraded
 	switch {
@@ -347,6 +345,20 @@ func (m Machine) answerStatus() (Machine, Effect) {
 		s.Word = "it was restarted while it was looked at"
 	}
 	return m, Answer{r}
+}
+
+// age is that of the whole incarnation, 0 where it is unknown. The younger part of it
+// counts; and where the instance tells a life and not how old that is, init's word does
+// not stand for it: an age that is too high makes connections from before look fresh.
+func (m Machine) age() time.Duration {
+	switch told := m.asked.Age; {
+	case m.asked.Life == "", m.asked.Life == wire.LifeUntold:
+		return m.look.Age
+	case m.look.Age == 0:
+		return told
+	default:
+		return min(told, m.look.Age)
+	}
 }
 
 // concluded is the record once the instance has told what became of its intent;
@@ -496,8 +508,8 @@ func (m Machine) counted(ev Counted) (Machine, Effect) {
 		return m.attempt(m.toward(initsys.Reload))
 	}
 	r := m.rec
-	r.Wanted, r.Seen, r.Basis = wire.WantedUp, m.look.State, m.q.New
-	return m.note(r, wire.CodeDone, "no connection from before is held: there is nothing to reload")
+	r.Wanted, r.Seen, r.Basis, r.Own = wire.WantedUp, m.look.State, m.q.New, m.look.Token
+	return m.note(r, wire.CodeAlready, "no connection from before is held: there is nothing to reload")
 }
 
 // fence sees to it that no request passes any more that expects the generation

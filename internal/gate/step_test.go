@@ -27,6 +27,7 @@ type world struct {
 	stale    int // connections from before; -1: they cannot be counted
 	counts   int
 	asked    Asked
+	age      time.Duration // that init tells
 	waiter   bool // init has begun to start it, and a waiter holds that back
 	seen     int  // the generation that the waiter has seen
 	now      time.Duration
@@ -45,7 +46,7 @@ func (w *world) look() Look {
 	if w.waiter {
 		return Look{State: wire.StateDown, Held: true}
 	}
-	return Look{State: w.state, Token: w.token()}
+	return Look{State: w.state, Token: w.token(), Age: w.age}
 }
 
 // wait lets the waiter look at the record, and init start what it lets go.
@@ -227,7 +228,7 @@ func TestEnsure(t *testing.T) {
 		{"someone else was here", upSince(vector("c")), ensure(old, next), wire.CodeStale, vector("c"), 0, 0, wire.StateUp},
 		{"a reload", upSince(old), reload, wire.CodeDone, next, 0, 1, wire.StateUp},
 		{"a reload if stale, and it holds some", holding(3, old), ifStale, wire.CodeDone, next, 0, 1, wire.StateUp},
-		{"a reload if stale, and it holds none", holding(0, old), ifStale, wire.CodeDone, next, 0, 0, wire.StateUp},
+		{"a reload if stale, and it holds none", holding(0, old), ifStale, wire.CodeAlready, next, 0, 0, wire.StateUp},
 		{"a reload if stale, and nobody can count", holding(-1, old), ifStale, wire.CodeDone, next, 0, 1, wire.StateUp},
 		{"a reload if stale, and someone else was here", holding(0, vector("c")), ifStale, wire.CodeStale, vector("c"), 0, 0, wire.StateUp},
 		{"a restart never asks", holding(0, old), restartIfStale, wire.CodeDone, next, 1, 0, wire.StateUp},
@@ -751,6 +752,15 @@ func TestStatusTellsLife(t *testing.T) {
 	s := w.status(t)
 	if s.Incarnation() != "life:1+17" || !s.Ready || !s.Degraded || s.Word != "read-only" || s.Age != time.Hour || len(s.Held) != 1 {
 		t.Errorf("told %+v", s)
+	}
+	// Its age is that of the younger part, and unknown where the life has none.
+	for _, x := range []struct{ unit, told, want time.Duration }{
+		{2 * time.Hour, time.Hour, time.Hour}, {time.Minute, time.Hour, time.Minute}, {time.Hour, 0, 0},
+	} {
+		w.age, w.asked = x.unit, Asked{Ready: true, Life: "17", Age: x.told}
+		if got := w.status(t).Age; got != x.want {
+			t.Errorf("a life of %v in a unit of %v is %v old; want %v", x.told, x.unit, got, x.want)
+		}
 	}
 	w.asked = Asked{Word: "starting up", Life: wire.LifeUntold}
 	if s := w.status(t); s.Incarnation() != "" || s.Token != "life:1" || s.Ready || s.Degraded {

@@ -147,21 +147,25 @@ func failuresOf(v *site.Service) uint64 {
 }
 
 // peersOf are the upstreams of an instance to which its host's connections are
-// counted: those whose restarts it reacts to, where it is known where they listen.
+// counted: all of which it is known where they listen, for what does not react to a
+// restart holds on to what is left of it.
 func peersOf(s *site.Site, i site.Instance) []gate.Peer {
 	var all []gate.Peer
 	for _, dep := range s.Service(i.Service).After {
-		if dep.OnRestart == site.ReactionNone {
-			continue
-		}
 		for _, u := range upstreams(s, i, dep) {
-			if at := s.Service(u.Service).Listens; at != "" {
-				all = append(all, gate.Peer{Upstream: u.String(), Addresses: []string{fill(at, s.Host(u.Host).Address)}})
+			up := s.Service(u.Service)
+			if up.Listens == "" {
+				continue
 			}
+			at := []string{fill(up.Listens, s.Host(u.Host).Address)}
+			if _, port, err := net.SplitHostPort(up.Listens); err == nil && u.Host == i.Host && up.Adapter.Kind != site.KindExternal {
+				at = append(at, net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("::1", port)) // a neighbour is mostly called so
+			}
+			all = append(all, gate.Peer{Upstream: u.String(), Addresses: at})
 		}
 	}
 	slices.SortFunc(all, func(a, b gate.Peer) int { return strings.Compare(a.Upstream, b.Upstream) })
-	return all
+	return all[:min(len(all), gate.MaxPeers)] // of the others nothing is known, so that whoever reacts to them does
 }
 
 // budgetOf is how often a host's key may make a service fresh; nil: as often as it
@@ -238,8 +242,14 @@ func upstreams(s *site.Site, d site.Instance, dep site.Dependency) []site.Instan
 func seenFrom(s *site.Site, v *site.Service, host, place string) []probe.Spec {
 	specs := Probes(s, v, host, site.FromDependent)
 	for _, p := range Probes(s, v, host, site.FromHost) {
-		if host == place || reachable(p) {
+		// Of a login that only its own host has, elsewhere is seen that it listens: less,
+		// but more than nothing for a start that is to be held.
+		listens := probe.Spec{Kind: probe.KindTCP, Target: p.Address(), Timeout: p.Timeout}
+		switch {
+		case host == place || reachable(p):
 			specs = append(specs, p)
+		case p.Address() != "" && reachable(listens):
+			specs = append(specs, listens)
 		}
 	}
 	return specs

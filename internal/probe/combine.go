@@ -83,7 +83,7 @@ func anyOf(parts []Spec, answers []Answer) Answer {
 // Together is what several answers come to where all must be ready: the first that is
 // not, one that came from the service before one that says nothing about it. Their lives
 // are one life, which changes where any of them does, and is as old as the youngest of
-// those that tell their age.
+// them: nobody knows how old, where one of them does not say.
 func Together(answers []Answer) Answer {
 	for _, untried := range []bool{false, true} {
 		for _, a := range answers {
@@ -92,7 +92,7 @@ func Together(answers []Answer) Answer {
 			}
 		}
 	}
-	whole := Answer{Ready: true}
+	whole, ageless := Answer{Ready: true}, false
 	var lives []string
 	for _, a := range answers {
 		if a.Degraded && !whole.Degraded {
@@ -100,10 +100,14 @@ func Together(answers []Answer) Answer {
 		}
 		if a.Life != "" {
 			lives = append(lives, a.Life)
+			ageless = ageless || a.Age == 0
 		}
 		if a.Age > 0 && (whole.Age == 0 || a.Age < whole.Age) {
 			whole.Age = a.Age
 		}
+	}
+	if ageless {
+		whole.Age = 0
 	}
 	whole.Life = lifeOf(strings.Join(lives, "+"))
 	return whole

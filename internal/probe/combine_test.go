@@ -130,6 +130,15 @@ func TestTogether(t *testing.T) {
 	if len(lives) != 4 {
 		t.Errorf("got %v", lives)
 	}
+	hour, minute, none := probe.Alive("a", time.Hour), probe.Alive("b", time.Minute), probe.Alive("c", 0)
+	for _, x := range []struct {
+		of  []probe.Answer
+		age time.Duration
+	}{{[]probe.Answer{hour, minute}, time.Minute}, {[]probe.Answer{hour, {Ready: true}}, time.Hour}, {[]probe.Answer{hour, none}, 0}, {[]probe.Answer{none, hour}, 0}} {
+		if got := probe.Together(x.of).Age; got != x.age {
+			t.Errorf("%+v together are %v old, want %v", x.of, got, x.age)
+		}
+	}
 	many := make([]probe.Answer, 16)
 	for i := range many {
 		many[i] = probe.Alive(strings.Repeat("x", 100), 0)

@@ -27,7 +27,7 @@ func brief(token, beside string) string {
 	}
 	if unit, life, ok := strings.Cut(token, "+"); ok {
 		if unit == wire.Unit(beside) && token != beside {
-			return "life " + life // of the same unit: only itself can tell
+			return "life " + differing(life, beside) // of the same unit: only itself can tell
 		}
 		token, beside = unit, wire.Unit(beside)
 	}
@@ -36,6 +36,18 @@ func brief(token, beside string) string {
 		return token
 	}
 	return text
+}
+
+// differing is what tells a life from another, where it has several parts.
+func differing(life, beside string) string {
+	_, other, _ := strings.Cut(beside, "+")
+	others := strings.Split(other, "/")
+	for i, p := range strings.Split(life, "/") {
+		if len(others) <= i || p != others[i] {
+			return p
+		}
+	}
+	return life
 }
 
 // pick takes as evidence what a run said of the instance, and why it had to.

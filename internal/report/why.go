@@ -226,7 +226,7 @@ func (w *why) upstream(p *part, name string, f *fact) string {
 				return fmt.Sprintf("%s (for %s, by run %s)", text, elapsed(w.q.Now.Sub(a.at)), p.id)
 			}
 		}
-		return fmt.Sprintf("%s in run %s", text, p.id)
+		return fmt.Sprintf("%s (run %s)", text, p.id)
 	}
 	if age := w.age(name); age > 0 {
 		text += fmt.Sprintf(" (for %s)", elapsed(age))

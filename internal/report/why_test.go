@@ -379,7 +379,7 @@ func TestWhySentence(t *testing.T) {
 			name: "released, and a run waits for its upstream", runs: []History{held(putOnHold).live()}, look: seenAs(up("w1", on("oracle@db1", "o1")), plan.Verdict{
 				Blocked: []plan.Block{{Upstream: "oracle@db1", Why: "starting up"}},
 			}),
-			answer: AnswerUnderWay, sentence: "was not restarted yet: oracle@db1 is not ready: starting up in run 20261002-031200-aaaaa.",
+			answer: AnswerUnderWay, sentence: "was not restarted yet: oracle@db1 is not ready: starting up (run 20261002-031200-aaaaa).",
 		},
 		{
 			name: "on hold", runs: []History{held(endedHeld, over("03:13:01", run.OutcomeIncomplete))}, look: seenAs(onHold, owing("o1", "o2")),
