@@ -717,7 +717,9 @@ func (s *life) fromDependent() {
 	s.Until("web1 is restarted", func() bool { return len(s.deeds()) > len(before) })
 	const word = "as seen from web2: "
 	s.Until("the progress says why web2 is not", func() bool { return strings.Contains(said(), word) })
-	s.contains(s.kido(3, "status"), "owes database@db1")
+	status := s.kido(3, "status")
+	s.contains(status, "owes database@db1")
+	s.contains(status, word)
 	s.contains(s.kido(0, "why", "web@web2"), word)
 	s.kido(1, "probe", "database")
 	s.kido(1, "probe", "database", "--from", "web2")
@@ -748,8 +750,8 @@ func (s *life) fromRunner() {
 	s.dba("restart -m fast")
 	end, said := s.begun("announce", "database")
 	s.Until("the progress says so", func() bool { return strings.Contains(said(), "as seen from the runner: ") })
-	s.kido(3, "status")
-	s.kido(0, "why", "web@web1")
+	s.contains(s.kido(3, "status"), "as seen from the runner: ")
+	s.contains(s.kido(0, "why", "web@web1"), "as seen from the runner: ")
 	s.kido(1, "probe", "database")
 	s.kido(1, "probe", "database", "--from", "here")
 	if done := s.deeds()[len(before):]; len(done) != 0 {

@@ -58,7 +58,7 @@ func TestAskForLife(t *testing.T) {
 		"not asked twice for none": {said{"a": {ready}, "life": {life("1"), no}}, []string{"a", "life"}, Asked{Ready: true, Life: "1", Age: time.Hour}},
 		"two lives":                {said{"life1": {life("1")}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Ready: true, Life: "1+2", Age: time.Hour}},
 		"two lives, one moved":     {said{"life1": {life("1"), life("3")}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Word: "it was restarted inside its unit while it was looked at", Life: wire.LifeUntold}},
-		"strict, and says its life": {said{"life1": {{Life: "1", Age: time.Hour, Word: "read-only"}}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Word: "read-only", Life: wire.LifeUntold}},
+		"strict, and tells a life": {said{"life1": {{Life: "1", Age: time.Hour, Word: "read-only"}}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Word: "read-only", Life: wire.LifeUntold}},
 		"degraded":                 {said{"life": {life("1").Degrade("read-only")}}, []string{"life"}, Asked{Ready: true, Degraded: true, Word: "read-only", Life: "1", Age: time.Hour}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,11 +1,15 @@
 package gate
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"kido/internal/sockets"
+	"kido/internal/wire"
 )
 
 // TestReckoned: what has been silent for the whole of a life is from before it, however
@@ -30,5 +34,29 @@ func TestResolve(t *testing.T) {
 		if err != nil || len(found) != 1 || found[0] != netip.MustParseAddrPort(want) {
 			t.Errorf("%s: %v, %v", of, found, err)
 		}
+	}
+}
+
+// TestFit: what is for people alone is not what a reply becomes too long by.
+func TestFit(t *testing.T) {
+	status := wire.Status{Instance: "web@web1", State: wire.StateUp, Token: "t", Wanted: wire.WantedUp}
+	long := wire.Reply{Code: wire.CodeOK, Status: &status}
+	for n := range MaxPeers {
+		status.Held = append(status.Held, wire.Held{Upstream: fmt.Sprintf("db@db%03d", n), Open: 64, Silent: slices.Repeat([]time.Duration{time.Hour}, wire.MaxSilent)})
+	}
+	word := wire.Probed{About: "tcp db1:1", Word: strings.Repeat("x", 256)}
+	many := wire.Reply{Code: wire.CodeOK, Status: &wire.Status{Instance: "web@web1", State: wire.StateBlind}, Probes: slices.Repeat([]wire.Probed{word}, 500)}
+	for _, r := range []wire.Reply{long, many} {
+		got := fit(r)
+		if got.Code != wire.CodeOK || got.Status.Token != r.Status.Token || len(got.Format()) > wire.MaxReply {
+			t.Errorf("%s: %s, %d bytes", got.Code, got.Word, len(got.Format()))
+		}
+	}
+	if len(status.Held) != MaxPeers {
+		t.Error("the reply itself was changed")
+	}
+	status.Held = status.Held[:2]
+	if got := fit(long); len(got.Status.Held) != 2 {
+		t.Errorf("of a short one %d are left", len(got.Status.Held))
 	}
 }

@@ -28,8 +28,8 @@ type world struct {
 	counts   int
 	asked    Asked
 	age      time.Duration // that init tells
-	waiter   bool // init has begun to start it, and a waiter holds that back
-	seen     int  // the generation that the waiter has seen
+	waiter   bool          // init has begun to start it, and a waiter holds that back
+	seen     int           // the generation that the waiter has seen
 	now      time.Duration
 }
 

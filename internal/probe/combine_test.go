@@ -66,7 +66,7 @@ func TestCombine(t *testing.T) {
 		"all(standby no)":              {Word: "tcp no:1: connection refused"},
 		"all(db yes)":                  {Ready: true, Life: "2026-01-01_10:00", Age: time.Hour},
 		"all(db cache)":                {Ready: true, Life: "2026-01-01_10:00+run-5", Age: time.Minute},
-		"all(cache ageless db)":        {Ready: true, Life: "run-5+x+2026-01-01_10:00", Age: time.Minute},
+		"all(cache ageless db)":        {Ready: true, Life: "run-5+x+2026-01-01_10:00"},
 		"all(ageless yes)":             {Ready: true, Life: "x"},
 		"all(old cache)":               {Ready: true, Degraded: true, Word: "redis old:1: read-only", Life: "2026-01-01_10:00+run-5", Age: time.Minute},
 		"all(all(db cache) yes)":       {Ready: true, Life: "2026-01-01_10:00+run-5", Age: time.Minute},
