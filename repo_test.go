@@ -242,7 +242,7 @@ func TestDocumentsNameWhatIs(t *testing.T) {
 	}
 	path := regexp.MustCompile("`((?:cmd|internal|bench|docs|tools)/[\\w./-]+)`")
 	name := regexp.MustCompile("`((?:Test|Fuzz|Benchmark)\\w+)`")
-	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/protocol.md"} {
+	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/probes.md", "docs/protocol.md", "docs/security.md"} {
 		text := read(t, doc)
 		for _, m := range path.FindAllStringSubmatch(text, -1) {
 			if _, err := os.Stat(m[1]); err != nil {

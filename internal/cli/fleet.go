@@ -210,7 +210,7 @@ func (f *fleet) plainCall(ctx context.Context, v *site.Service, host string, q w
 	instance := gate.Instance{
 		Name: i.String(), Key: i.String(), Dir: f.plain, Timeout: v.Timeout.Start,
 		Unit: unit,
-		Ask: func(ctx context.Context, _ gate.Look) gate.Asked {
+		Ask: func(ctx context.Context, _ gate.Ask) gate.Asked {
 			a := f.try(ctx, i, site.FromHost)
 			return gate.Asked{Ready: a.Ready, Degraded: a.Degraded, Word: a.Word}
 		},
@@ -234,7 +234,12 @@ func (f *fleet) observe(ctx context.Context, instances []site.Instance, within t
 	for _, i := range instances {
 		wg.Go(func() {
 			var o plan.Observation
-			r, err := f.Call(ctx, i.Host, wire.Request{Verb: wire.VerbStatus, Service: i.Service})
+			q := wire.Request{Verb: wire.VerbStatus, Service: i.Service, Held: true}
+			r, err := f.Call(ctx, i.Host, q)
+			if err == nil && r.Code == wire.CodeInvalid { // a gate of before does not count them
+				q.Held = false
+				r, err = f.Call(ctx, i.Host, q)
+			}
 			switch {
 			case err != nil:
 				o.Err = err.Error()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"kido/internal/initsys"
@@ -121,12 +122,19 @@ func (f *fleet) lives(ctx context.Context, here []site.Instance) map[site.Instan
 	ctx, cancel := context.WithTimeout(ctx, followTime)
 	defer cancel()
 	all := map[site.Instance]string{}
-	for _, i := range here {
-		all[i] = ""
-		r, err := f.Call(ctx, i.Host, wire.Request{Verb: wire.VerbStatus, Service: i.Service})
-		if err == nil && r.Status != nil {
-			all[i] = r.Status.Incarnation()
-		}
+	tokens := make([]string, len(here))
+	var asked sync.WaitGroup // at once: one that hangs hides no other
+	for n, i := range here {
+		asked.Go(func() {
+			r, err := f.Call(ctx, i.Host, wire.Request{Verb: wire.VerbStatus, Service: i.Service})
+			if err == nil && r.Status != nil {
+				tokens[n] = r.Status.Incarnation()
+			}
+		})
+	}
+	asked.Wait()
+	for n, i := range here {
+		all[i] = tokens[n]
 	}
 	return all
 }

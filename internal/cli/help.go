@@ -116,8 +116,9 @@ missing; there may be more fields than these.
   plan VERB    one object: request (verb, targets), steps (id, instance,
   VERB -n      action, reason, likely, after), atOnce, leftAlone (instance,
                reason)
-  status       one object: site, instances (instance, state, ready, fresh,
-               onPurpose, age and onHold in seconds, why, owes, waits, next),
+  status       one object: site, instances (instance, state, ready, degraded,
+               fresh, onPurpose, age and onHold in seconds, why, owes, waits,
+               next, staleConnections: upstream, stale, held of so many in all),
                runs that are not finished (run, begun, verb, targets,
                outcome, live)
   probe        a list: instance, from, probe, answer (ready, degraded, not-ready

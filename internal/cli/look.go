@@ -55,7 +55,7 @@ For editors: kido check --schema > site.schema.json`,
 				}
 			}
 			if blind := blindOf(s); len(blind) > 0 && !a.quiet {
-				fmt.Fprintf(a.stderr, "note: %s: a restart inside the unit is not seen, as no probe tells the incarnation (that of a database does, and with token: one of http or exec)\n", strings.Join(blind, ", "))
+				fmt.Fprintf(a.stderr, "note: %s: a restart inside the unit is not seen, as no probe at its host tells the incarnation (that of a database does, and with token: one of http or exec)\n", strings.Join(blind, ", "))
 			}
 			a.warnOfCertificate(s)
 			topo := plan.New(s)

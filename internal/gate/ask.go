@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"kido/internal/probe"
@@ -80,9 +81,13 @@ func (g *Gate) probe(ctx context.Context, of string) wire.Reply {
 	}
 	reply := wire.Reply{Code: wire.CodeOK, Status: status}
 	answers := make([]probe.Answer, len(specs))
+	var all sync.WaitGroup
 	for i, p := range specs {
 		p.Life = life
-		answers[i] = g.prober.Try(ctx, p)
+		all.Go(func() { answers[i] = g.prober.Try(ctx, p) })
+	}
+	all.Wait()
+	for i, p := range specs {
 		reply.Probes = append(reply.Probes, probed(p, answers[i]))
 	}
 	whole := probe.Together(answers)
@@ -92,7 +97,7 @@ func (g *Gate) probe(ctx context.Context, of string) wire.Reply {
 
 func probed(p probe.Spec, a probe.Answer) wire.Probed {
 	return wire.Probed{
-		About: p.Described(), Ready: a.Ready, Degraded: a.Degraded, Word: a.Word,
+		About: probe.Printable(p.Described()), Ready: a.Ready, Degraded: a.Degraded, Word: a.Word,
 		Took: a.Took.Truncate(time.Microsecond), Life: a.Life,
 	}
 }

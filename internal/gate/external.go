@@ -39,10 +39,14 @@ func (external) Prepare(context.Context, initsys.Action) (initsys.Job, error) {
 type outages struct {
 	epoch  string // of this record; another one where it was lost: then nobody knows what was missed
 	count  uint64
-	missed uint64 // tries in a row that have failed
+	missed uint64 // tries in a row that have failed, missPause or more from one to the next
 	away   bool   // so many that it is taken to have been away
 	at     Moment // of the last change
 }
+
+// missPause is what lies between two failed tries that both count, as between the tries
+// of one who looks: where several look, a moment's failure would be an outage.
+const missPause = time.Second
 
 // seen is what follows from one try, begun at a moment. A try that is older than
 // the record says nothing any more: ok is false.
@@ -57,7 +61,8 @@ func (o outages) seen(ready bool, begun Moment, failures uint64) (next outages, 
 		next.missed, next.away = 0, false
 	case ready:
 		next.missed = 0
-	case !o.away:
+	case o.away, o.missed > 0 && begun.Boot != "" && begun.Boot == o.at.Boot && begun.At < o.at.At+missPause:
+	default:
 		next.missed++
 		next.away = next.missed >= failures
 	}

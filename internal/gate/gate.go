@@ -76,9 +76,11 @@ func release(u initsys.Unit) {
 func (g *Gate) instance(s *PolicyService, unit initsys.Unit) *Instance {
 	return &Instance{
 		Name: s.Name + "@" + g.policy.Host, Key: s.Name, Unit: unit, Dir: g.dir, Timeout: g.policy.Timeout,
-		Ask: func(ctx context.Context, of Look) Asked {
-			a := g.ask(ctx, s, of)
-			a.Held = g.held(ctx, s)
+		Ask: func(ctx context.Context, e Ask) Asked {
+			a := g.ask(ctx, s, e.Of)
+			if e.Held {
+				a.Held = g.held(ctx, s)
+			}
 			return a
 		},
 		Count: func(ctx context.Context, lives []wire.Life) (int, error) { return g.stale(ctx, s, lives) },

@@ -119,7 +119,7 @@ func resolve(ctx context.Context, hostport string) (found []netip.AddrPort, err 
 	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	for _, a := range addrs {
-		found = append(found, netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(n))) // the kernel's list names no zone
+		found = append(found, netip.AddrPortFrom(a.Unmap(), uint16(n))) // and no zone, as in the kernel's list
 	}
 	return found, err
 }

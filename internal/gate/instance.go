@@ -33,7 +33,7 @@ type Instance struct {
 	Name  string // "web@web1"
 	Key   string // file name stem in Dir: the service's name
 	Unit  initsys.Unit
-	Ask   func(context.Context, Look) Asked                         // one try of all probes of what was seen; nil: up is ready
+	Ask   func(context.Context, Ask) Asked                          // one try of all probes of what was seen; nil: up is ready
 	Count func(context.Context, []wire.Life) (stale int, err error) // the connections from before; nil: they cannot be counted
 	Dir   *os.Root                                                  // holds KEY.state, KEY.lock and KEY.wait
 	// Timeout bounds one init job; a request may only ask for less.
@@ -108,7 +108,7 @@ func (p *performer) perform(ctx context.Context, effect Effect) Event {
 		if p.Ask == nil {
 			return Asked{Ready: true}
 		}
-		return p.Ask(ctx, e.Of)
+		return p.Ask(ctx, e)
 	case Count:
 		if p.Count == nil {
 			return Counted{Err: "nobody counts them here"}

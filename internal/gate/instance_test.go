@@ -35,7 +35,7 @@ func folder(t *testing.T) *os.Root {
 // A probe that hangs holds up nobody who has something to do.
 func TestProbesHoldNoLock(t *testing.T) {
 	probing, done := make(chan bool), make(chan bool)
-	i := &Instance{Name: "web@web1", Key: "web", Unit: steady{}, Dir: folder(t), Timeout: time.Minute, Ask: func(context.Context, Look) Asked {
+	i := &Instance{Name: "web@web1", Key: "web", Unit: steady{}, Dir: folder(t), Timeout: time.Minute, Ask: func(context.Context, Ask) Asked {
 		probing <- true
 		<-done
 		return Asked{Ready: true}

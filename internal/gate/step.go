@@ -137,9 +137,14 @@ type (
 	Idle   struct{ Child *initsys.Child } // wait until init, and this child, are at rest, and look → Looked
 	See    struct{ Child *initsys.Child } // look once, also whether this child is at work → Looked
 	Unlock struct{}                       // → Unlocked
-	Ask    struct{ Of Look }              // run the readiness probes of this incarnation once → Asked
-	Count  struct{ Lives []wire.Life }    // the connections that are older than these → Counted
-	Save   struct {                       // durably; Aside keeps the unreadable file under another name → Stored
+	// Ask runs the readiness probes of what was seen once, and counts the connections to
+	// the upstreams where they are asked for, → Asked.
+	Ask struct {
+		Of   Look
+		Held bool
+	}
+	Count struct{ Lives []wire.Life } // the connections that are older than these → Counted
+	Save  struct {                    // durably; Aside keeps the unreadable file under another name → Stored
 		Record Record
 		Aside  bool
 	}
@@ -220,7 +225,7 @@ func (m Machine) Step(ev Event) (Machine, Effect) {
 		if m.first == "" && m.look.State != wire.StateBlind {
 			return m.answerStatus()
 		}
-		return m, Ask{Of: m.look}
+		return m, Ask{Of: m.look, Held: m.q.Held}
 	case Asked:
 		m.asked = ev
 		m.at = rereading

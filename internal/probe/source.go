@@ -191,7 +191,7 @@ func (s Spec) Secret(option string) string { return string(s.Secrets[option]) }
 func (s Spec) Described() string {
 	switch sorts()[s.Kind].Form {
 	case FormArgv:
-		return wire.FormatLine(slices.Concat([]string{string(s.Kind)}, s.Argv)...)
+		return wire.FormatLine(string(s.Kind), first(s.Argv)) // its arguments are nobody else's business
 	case FormURL:
 		return s.Target
 	case FormParts:

@@ -302,7 +302,7 @@ func TestDescribed(t *testing.T) {
 	for line, want := range map[string]string{
 		"postgres db1:5432 password=file:/x user=kido": "postgres db1:5432",
 		"https https://a/?b status=204":                "https://a/?b",
-		"exec timeout=5 /x y":                          "exec /x y",
+		"exec timeout=5 /x y":                          "exec /x",
 		"not 1 2 file /x":                              "not file /x",
 		"all 2 8 any 2 2 tcp a:1 2 dns b 2 file /x":    "all of (any of (tcp a:1, dns b), file /x)",
 	} {

@@ -38,6 +38,7 @@ func (q Request) Format() []byte {
 	w.flag("down", q.Down)
 	w.text("member", q.Member)
 	w.number("most", q.Most)
+	w.flag("held", q.Held)
 	for _, l := range q.Lives {
 		w.line("life", l.Upstream, strconv.FormatUint(uint64(max(0, l.Age)/time.Millisecond), 10))
 	}
@@ -83,6 +84,8 @@ func ParseRequest(text []byte) (Request, error) {
 			return word(args, &q.Member)
 		case "most":
 			return number(args, &q.Most)
+		case "held":
+			return flag(args, &q.Held)
 		case "life":
 			if len(args) != 2 || args[0] == "" {
 				return errors.New("takes an instance and a number")

@@ -147,6 +147,9 @@ type Request struct {
 	// Most is how many instances of the pool may be down at once (VerbTake).
 	Most uint64
 
+	// Held asks for the connections to the upstreams as well (VerbStatus).
+	Held bool
+
 	// Lives are upstreams and the ages of their present lives (whole milliseconds),
 	// sorted by instance: where there are any, a reload is made only if the host holds a
 	// connection to one of them that is older than that.

@@ -16,7 +16,7 @@ func sampleRequest() Request {
 		Verb: VerbEnsure, Service: "web", Run: "r-7", Timeout: 90 * time.Second, Reaction: ReactReload,
 		Expect: NewVector(Entry{"db@db1", "a b"}), New: NewVector(Entry{"db@db1", "c"}, Entry{"cache@h", "\x1b[2J"}),
 		Own: "boot:1:2", Generation: 1<<64 - 1, Hold: true,
-		Lives: []Life{{"cache@h", 0}, {"db@db1", 1500 * time.Millisecond}},
+		Held: true, Lives: []Life{{"cache@h", 0}, {"db@db1", 1500 * time.Millisecond}},
 	}
 }
 

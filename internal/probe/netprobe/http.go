@@ -3,6 +3,7 @@ package netprobe
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"kido/internal/probe"
@@ -35,18 +37,28 @@ func (p Prober) http(ctx context.Context, s probe.Spec) probe.Answer {
 	defer cancel()
 	var connected atomic.Bool
 	dialer := net.Dialer{KeepAlive: -1}
+	dial := func(network, address string) (net.Conn, error) {
+		c, err := dialer.DialContext(ctx, network, address)
+		if err == nil {
+			connected.Store(true)
+			context.AfterFunc(ctx, func() { c.Close() })
+		}
+		return c, err
+	}
 	transport := http.Transport{
 		// A transport goes on to connect, for whoever asks next, where its request is over.
 		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, network, address)
+			c, err := dial(network, address)
+			return newQuiet(ctx, c), err
+		},
+		DialTLSContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			c, err := dial(network, address)
 			if err != nil {
 				return nil, err
 			}
-			connected.Store(true)
-			context.AfterFunc(ctx, func() { c.Close() })
-			return c, nil
+			secure := tls.Client(c, config)
+			return newQuiet(ctx, secure), secure.HandshakeContext(ctx)
 		},
-		TLSClientConfig:        config,
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
@@ -91,6 +103,34 @@ func (p Prober) http(ctx context.Context, s probe.Spec) probe.Answer {
 		}
 	}
 	return s.Judge(resp.StatusCode, resp.Status, life)
+}
+
+// quiet is a connection on which nothing is heard before something was said: what a
+// server says unasked, as mail servers and MySQL do, a transport takes for the answer to
+// nobody, and logs it.
+type quiet struct {
+	net.Conn
+	ctx  context.Context
+	said chan struct{}
+	once *sync.Once
+}
+
+func newQuiet(ctx context.Context, c net.Conn) quiet {
+	return quiet{c, ctx, make(chan struct{}), &sync.Once{}}
+}
+
+func (q quiet) Read(b []byte) (int, error) {
+	select {
+	case <-q.said:
+		return q.Conn.Read(b)
+	case <-q.ctx.Done():
+		return 0, q.ctx.Err()
+	}
+}
+
+func (q quiet) Write(b []byte) (int, error) {
+	defer q.once.Do(func() { close(q.said) })
+	return q.Conn.Write(b)
 }
 
 // whyHTTP is why for an error of package http after a connection was there; its own have

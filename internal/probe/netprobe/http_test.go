@@ -145,6 +145,12 @@ func TestHTTP(t *testing.T) {
 		_, _ = io.WriteString(c, "220 mail ESMTP\r\n")
 		_, _ = io.Copy(io.Discard, c)
 	})
+	of := w.pair(t, "127.0.0.1", time.Hour)
+	secureGarbage := speaker(t, func(c net.Conn) {
+		c = tls.Server(c, of)
+		_, _ = io.WriteString(c, "220 mail ESMTP\r\n")
+		_, _ = io.Copy(io.Discard, c)
+	})
 	elsewhere := func(url string, s probe.Spec) probe.Spec {
 		s.Target = url
 		return s
@@ -188,6 +194,7 @@ func TestHTTP(t *testing.T) {
 		{"silent before TLS", elsewhere("https://"+silent+"/", w.spec("https", "/")), "connected, but no answer within 300ms", ""},
 		{"much header", w.spec("http", "/headers"), "header of the HTTP answer is over 64 KiB", ""},
 		{"another protocol", elsewhere("http://"+garbage+"/", w.spec("http", "/")), "answered, but not in HTTP/1", ""},
+		{"another protocol over TLS", elsewhere("https://"+secureGarbage+"/", w.spec("https", "/")), "answered, but not in HTTP/1", ""},
 		{"no such host", elsewhere("http://no-such-host.invalid/", w.spec("http", "/")), "no such host: no-such-host.invalid", ""},
 		{"a password", elsewhere("http://u:p@127.0.0.1/", w.spec("http", "/")), "http: a probe's URL holds no user name or password", ""},
 
