@@ -638,7 +638,6 @@ func (s *life) external() {
 	s.kido(0, "status")
 	before := s.deeds()
 	s.Run(external, "systemctl", "restart", "postgresql@15-main")
-	s.kido(3, "status")
 	done := s.done(before, "start apache2 2, start apache2 3, start front 2")
 	since, err := strconv.ParseFloat(s.psql(external, "select extract(epoch from pg_postmaster_start_time())"), 64)
 	if err != nil {

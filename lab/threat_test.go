@@ -1063,7 +1063,7 @@ func (m *target) stolenKey() {
 	before := len(m.starts())
 	for _, verb := range wire.Verbs() {
 		service := "web"
-		if verb == wire.VerbStatus || verb == wire.VerbEnsure {
+		if verb == wire.VerbStatus || verb == wire.VerbProbe || verb == wire.VerbEnsure { // of web it may
 			service = "other"
 		}
 		q := wire.Request{Verb: verb, Service: service, Own: s.Token, Generation: s.Generation, Member: service + "@web1"}
