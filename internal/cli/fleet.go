@@ -191,15 +191,16 @@ func (f *fleet) probed(ctx context.Context, q wire.Request) (wire.Reply, error) 
 
 // try makes one try, from here, of the probes of an instance that are for a place.
 func (f *fleet) try(ctx context.Context, i site.Instance, from site.ProbeFrom) probe.Answer {
-	var answers []probe.Answer
-	for _, p := range install.Probes(f.site, f.site.Service(i.Service), i.Host, from) {
+	probes := install.Probes(f.site, f.site.Service(i.Service), i.Host, from)
+	answers := make([]probe.Answer, 0, len(probes))
+	for _, p := range probes {
 		a := f.prober.Try(ctx, p)
-		if !a.Ready {
-			return a
-		}
 		answers = append(answers, a)
+		if !a.Ready {
+			break
+		}
 	}
-	return probe.Together(answers)
+	return probe.Together(probes, answers)
 }
 
 // plainCall is the gate of a service whose key runs one fixed command: the

@@ -39,11 +39,11 @@ func (g *Gate) each(ctx context.Context, probes []probe.Spec, life probe.Life, t
 		a := g.prober.Try(ctx, p)
 		if !a.Ready { // and one of several lives, which a strict probe tells all the same, is none of the whole
 			a.Life, a.Age = "", 0
-			return a
+			return probe.Together(probes, append(answers, a))
 		}
 		answers = append(answers, a)
 	}
-	whole := probe.Together(answers)
+	whole := probe.Together(probes, answers)
 	if !tell || whole.Life == "" || len(probes) == 1 {
 		return whole
 	}
@@ -90,7 +90,7 @@ func (g *Gate) probe(ctx context.Context, of string) wire.Reply {
 	for i, p := range specs {
 		reply.Probes = append(reply.Probes, probed(p, answers[i]))
 	}
-	whole := probe.Together(answers)
+	whole := probe.Together(specs, answers)
 	status.Ready, status.Degraded, status.Word = whole.Ready, whole.Degraded, whole.Word
 	return reply
 }

@@ -57,13 +57,13 @@ func TestAskForLife(t *testing.T) {
 		"no life":                  {said{"a": {ready}}, []string{"a"}, Asked{Ready: true}},
 		"a life":                   {said{"life": {life("1")}}, []string{"life"}, Asked{Ready: true, Life: "1", Age: time.Hour}},
 		"not ready":                {said{"life": {no}}, []string{"life"}, Asked{Word: "refused", Life: wire.LifeUntold}},
-		"another is not ready":     {said{"life": {life("1")}, "a": {no}}, []string{"life", "a"}, Asked{Word: "refused", Life: wire.LifeUntold}},
+		"another is not ready":     {said{"life": {life("1")}, "a": {no}}, []string{"life", "a"}, Asked{Word: "tcp a: refused", Life: wire.LifeUntold}},
 		"the same after":           {said{"life": {life("1")}, "a": {ready}}, []string{"life", "a"}, Asked{Ready: true, Life: "1", Age: time.Hour}},
 		"another one after":        {said{"life": {life("1"), life("2")}, "a": {ready}}, []string{"life", "a"}, Asked{Word: "it was restarted inside its unit while it was looked at", Life: wire.LifeUntold}},
 		"not asked twice for none": {said{"a": {ready}, "life": {life("1"), no}}, []string{"a", "life"}, Asked{Ready: true, Life: "1", Age: time.Hour}},
 		"two lives":                {said{"life1": {life("1")}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Ready: true, Life: "1+2", Age: time.Hour}},
 		"two lives, one moved":     {said{"life1": {life("1"), life("3")}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Word: "it was restarted inside its unit while it was looked at", Life: wire.LifeUntold}},
-		"strict, and tells a life": {said{"life1": {{Life: "1", Age: time.Hour, Word: "read-only"}}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Word: "read-only", Life: wire.LifeUntold}},
+		"strict, and tells a life": {said{"life1": {{Life: "1", Age: time.Hour, Word: "read-only"}}, "life2": {life("2")}}, []string{"life1", "life2"}, Asked{Word: "redis life1: read-only", Life: wire.LifeUntold}},
 		"degraded":                 {said{"life": {life("1").Degrade("read-only")}}, []string{"life"}, Asked{Ready: true, Degraded: true, Word: "read-only", Life: "1", Age: time.Hour}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -184,8 +184,9 @@ func TestExternal(t *testing.T) {
 			t.Errorf("%s: %+v", verb, r)
 		}
 	}
+	earlier(t, g, s) // the last change was within this millisecond
 	if r := g.instance(s, unit).Do(t.Context(), wire.Request{Verb: wire.VerbStatus, Service: "web"}); r.Code != wire.CodeOK || !r.Status.Ready || wire.Unit(r.Status.Incarnation()) != externalToken {
-		t.Errorf("status: %+v", r)
+		t.Errorf("status: %+v of %+v", r, r.Status)
 	}
 }
 
@@ -230,7 +231,7 @@ func TestProbeOneByOne(t *testing.T) {
 	g.policy.Principals = []Principal{{"here", []string{IdentityLocal}}, {"db1", []string{keyA}}}
 	g.policy.Grants = []Grant{{"here", "web", []wire.Verb{wire.VerbStatus}}, {"here", "db@db1", []wire.Verb{wire.VerbProbe}}}
 	r := g.Serve(t.Context(), Caller{Identity: IdentityLocal}, wire.Request{Verb: wire.VerbProbe, Service: "web"})
-	if r.Code != wire.CodeOK || r.Status.Ready || r.Status.Word != "refused" || r.Status.Instance != "web@web1" || len(r.Probes) != 2 {
+	if r.Code != wire.CodeOK || r.Status.Ready || r.Status.Word != "tcp a: refused" || r.Status.Instance != "web@web1" || len(r.Probes) != 2 {
 		t.Fatalf("got %+v", r)
 	}
 	if got := r.Probes[0]; got.Ready || got.Word != "refused" || got.About != "tcp a" {

@@ -32,12 +32,7 @@ func combine(ctx context.Context, s Spec, try func(context.Context, Spec) Answer
 	case KindAny:
 		return anyOf(s.Of, answers)
 	}
-	if len(s.Of) > 1 { // one says which of them it was
-		for i := range answers {
-			answers[i].Word = about(s.Of[i], answers[i].Word)
-		}
-	}
-	return Together(answers)
+	return Together(s.Of, answers)
 }
 
 func about(part Spec, word string) string {
@@ -80,23 +75,32 @@ func anyOf(parts []Spec, answers []Answer) Answer {
 	return none
 }
 
-// Together is what several answers come to where all must be ready: the first that is
-// not, one that came from the service before one that says nothing about it. Their lives
-// are one life, which changes where any of them does, and is as old as the youngest of
-// them: nobody knows how old, where one of them does not say.
-func Together(answers []Answer) Answer {
+// Together is what the answers of several probes come to where all must be ready: the
+// first that is not, one that came from the service before one that says nothing about
+// it. Of several, its word says whose it is. There may be fewer answers than probes:
+// who asks one after the other can stop at one that is not ready. Their lives are one
+// life, which changes where any of them does, and is as old as the youngest of them:
+// nobody knows how old, where one of them does not say.
+func Together(of []Spec, answers []Answer) Answer {
+	word := func(i int) string {
+		if len(of) == 1 {
+			return answers[i].Word
+		}
+		return about(of[i], answers[i].Word)
+	}
 	for _, untried := range []bool{false, true} {
-		for _, a := range answers {
+		for i, a := range answers {
 			if !a.Ready && a.Untried == untried {
+				a.Word = word(i)
 				return a
 			}
 		}
 	}
 	whole, ageless := Answer{Ready: true}, false
 	var lives []string
-	for _, a := range answers {
+	for i, a := range answers {
 		if a.Degraded && !whole.Degraded {
-			whole.Degraded, whole.Word = true, a.Word
+			whole.Degraded, whole.Word = true, word(i)
 		}
 		if a.Life != "" {
 			lives = append(lives, a.Life)

@@ -2,6 +2,7 @@ package probe_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -116,16 +117,21 @@ func TestCombine(t *testing.T) {
 
 func TestTogether(t *testing.T) {
 	t.Parallel()
-	if a := probe.Together(nil); a != (probe.Answer{Ready: true}) {
+	if a := probe.Together(nil, nil); a != (probe.Answer{Ready: true}) {
 		t.Errorf("of none: %+v", a)
 	}
+	specs := make([]probe.Spec, 16)
+	for i := range specs {
+		specs[i] = probe.Spec{Kind: probe.KindTCP, Target: fmt.Sprintf("h:%d", i)}
+	}
+	together := func(answers []probe.Answer) probe.Answer { return probe.Together(specs[:len(answers)], answers) }
 	lives := map[string]bool{}
 	for _, parts := range [][]string{{"db"}, {"db", "cache"}, {"cache", "db"}, {"db", "db"}} {
 		var answers []probe.Answer
 		for _, name := range parts {
 			answers = append(answers, said[name])
 		}
-		lives[probe.Together(answers).Life] = true
+		lives[together(answers).Life] = true
 	}
 	if len(lives) != 4 {
 		t.Errorf("got %v", lives)
@@ -135,17 +141,36 @@ func TestTogether(t *testing.T) {
 		of  []probe.Answer
 		age time.Duration
 	}{{[]probe.Answer{hour, minute}, time.Minute}, {[]probe.Answer{hour, {Ready: true}}, time.Hour}, {[]probe.Answer{hour, none}, 0}, {[]probe.Answer{none, hour}, 0}} {
-		if got := probe.Together(x.of).Age; got != x.age {
+		if got := together(x.of).Age; got != x.age {
 			t.Errorf("%+v together are %v old, want %v", x.of, got, x.age)
+		}
+	}
+	no, late, fine := probe.NotReady("it sleeps"), probe.Answer{Ready: true}.Degrade("it yawns"), probe.Answer{Ready: true}
+	for _, x := range []struct {
+		of   int
+		said []probe.Answer
+		word string
+	}{
+		{1, []probe.Answer{no}, "it sleeps"},
+		{1, []probe.Answer{late}, "it yawns"},
+		{2, []probe.Answer{no}, "tcp h:0: it sleeps"}, // the other was not asked
+		{2, []probe.Answer{fine, no}, "tcp h:1: it sleeps"},
+		{2, []probe.Answer{fine, late}, "tcp h:1: it yawns"},
+		{2, []probe.Answer{probe.Untried("no such program"), no}, "tcp h:1: it sleeps"},
+		{2, []probe.Answer{no, {}}, "tcp h:0: it sleeps"},
+		{2, []probe.Answer{{}, fine}, ""},
+	} {
+		if got := probe.Together(specs[:x.of], x.said).Word; got != x.word {
+			t.Errorf("%+v of %d: got %q, want %q", x.said, x.of, got, x.word)
 		}
 	}
 	many := make([]probe.Answer, 16)
 	for i := range many {
 		many[i] = probe.Alive(strings.Repeat("x", 100), 0)
 	}
-	before := probe.Together(many).Life
+	before := together(many).Life
 	many[15] = probe.Alive(strings.Repeat("x", 99)+"y", 0)
-	if after := probe.Together(many).Life; before == after || len(after) > 128 {
+	if after := together(many).Life; before == after || len(after) > 128 {
 		t.Errorf("the last of many lives changed, and theirs from %q to %q", before, after)
 	}
 }
