@@ -121,6 +121,8 @@ func (f waitFlags) check() error {
 		return usageError(hint, "--try-timeout %v: less than nothing", f.tryTimeout)
 	case f.settle < 0:
 		return usageError(hint, "--settle %v: less than nothing", f.settle)
+	case f.timeout > 0 && f.settle >= f.timeout:
+		return usageError("give it more time: --timeout "+(f.settle+waitTime).String(), "--settle %v: it would be over after --timeout %v", f.settle, f.timeout)
 	case f.passwordFile != "" && f.passwordEnv != "":
 		return usageError(hint, "--password-file and --password-env: one of them")
 	case f.successes < 1 || f.successes > 100:

@@ -382,7 +382,8 @@ func TestWaitHung(t *testing.T) {
 	w := begin(t, "--timeout", "400ms", "-o", "json", silent, good.URL+"/#status=404", good.URL+"/#degraded=404")
 	w.ends(t, 1)
 	w.says(t, "kido: "+good.URL+"/ is ready after ")
-	w.says(t, "kido: "+good.URL+"/ is degraded: HTTP 404 Not Found after ")
+	w.says(t, "kido: "+good.URL+"/ is degraded after ")
+	w.says(t, ": HTTP 404 Not Found\n")
 	w.says(t, "kido: "+silent+": no answer yet\nkido: not ready after 400ms: 1 of 3 do not answer\n")
 	var out struct {
 		Ready  bool

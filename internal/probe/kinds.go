@@ -290,7 +290,7 @@ func checkMilliseconds(v string) error {
 
 func checkDays(v string) error {
 	if n, err := strconv.ParseUint(v, 10, 31); err != nil || n == 0 || n > 3650 || strconv.FormatUint(n, 10) != v {
-		return fmt.Errorf("%s is not a number of days", wire.Quote(v))
+		return fmt.Errorf("%s is not a number of days, 1 to 3650", wire.Quote(v))
 	}
 	return nil
 }

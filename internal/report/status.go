@@ -228,7 +228,7 @@ func (i Instance) freshness() string {
 
 // tally counts the instances.
 func (s Status) tally() string {
-	var well, onPurpose, owing, unknown, waiting int
+	var well, degraded, onPurpose, owing, unknown, waiting int
 	for _, i := range s.Instances {
 		switch {
 		case i.OnPurpose:
@@ -237,6 +237,8 @@ func (s Status) tally() string {
 			unknown++
 		case i.owing():
 			owing++
+		case i.Fresh && i.Degraded:
+			degraded++
 		case i.Fresh:
 			well++
 		default:
@@ -250,6 +252,7 @@ func (s Status) tally() string {
 		what string
 	}{
 		{well, "ready and fresh"},
+		{degraded, "degraded and fresh"},
 		{onPurpose, "stopped on purpose"},
 		{waiting, "behind an upstream"},
 		{owing, "not ready or not fresh"},

@@ -24,6 +24,7 @@ func site() Status {
 			{Name: "batch@db1", State: "failed", Why: "it has failed"},
 			{Name: "report@web10", State: "up", Ready: true, Age: 47 * time.Hour, Waits: []string{"web@web2", "web@web4", "web@web5"}},
 			{Name: "old@db2", State: "blind", Ready: true, Fresh: true},
+			{Name: "mail@db2", State: "up", Ready: true, Degraded: true, Fresh: true, Why: "answered after 2s"},
 		},
 		Runs: []Run{
 			{ID: "20261001-120000-abcde", Begun: now.Add(-2 * time.Hour), Verb: "restart", Targets: []string{"oracle"}},

@@ -97,7 +97,7 @@ func (v *waitView) answer(n int, a wire.Probed, more string, at time.Time) {
 	}
 	switch {
 	case w.well && !was:
-		v.say("%s after %s", because(w.name+" is "+spoken(answerOf(a)), a.Word), elapsed(at.Sub(v.begun)))
+		v.say("%s", because(fmt.Sprintf("%s is %s after %s", w.name, spoken(answerOf(a)), elapsed(at.Sub(v.begun))), a.Word))
 		clear(w.said)
 	case !w.well && v.screen == nil && !w.said[w.word] && len(w.said) < maxSaid:
 		w.said[w.word] = true

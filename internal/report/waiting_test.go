@@ -51,7 +51,7 @@ kido: waits for postgres db1:5432: connected, but: the database system is \x1b[3
 kido: waits for tcp web1:80: no answer within 3s, 13s of 1m00s
 kido: waits for postgres db1:5432: answered 1 of 2 times, 14s of 1m00s
 kido: postgres db1:5432 is ready after 15s
-kido: tcp web1:80 is degraded: read-only: it is a standby after 16s
+kido: tcp web1:80 is degraded after 16s: read-only: it is a standby
 `},
 		"for ever, verbose, ASCII": {WaitOptions{Verbose: true}, true, `kido: postgres db1:5432: not ready in 0.00ms: connection refused
 kido: waits for postgres db1:5432: connection refused, 0.1s
@@ -67,7 +67,7 @@ kido: waits for postgres db1:5432: answered 1 of 2 times, 14s
 kido: postgres db1:5432: ready in 0.00ms, life 1700000000
 kido: postgres db1:5432 is ready after 15s
 kido: tcp web1:80: degraded in 0.00ms: read-only: it is a standby
-kido: tcp web1:80 is degraded: read-only: it is a standby after 16s
+kido: tcp web1:80 is degraded after 16s: read-only: it is a standby
 `},
 		"quiet": {WaitOptions{Quiet: true, Verbose: true}, false, ""},
 	} {
@@ -111,7 +111,7 @@ func TestWaitInPlace(t *testing.T) {
 		if screen.strange != nil {
 			t.Errorf("%v: sent to the terminal: %v", size, screen.strange)
 		}
-		want := "kido: tcp web1:80 is ready after 1.1s\nkido: postgres db1:5432 is ready after 15s\nkido: tcp web1:80 is degraded: read-only: it is a standby after 16s\n"
+		want := "kido: tcp web1:80 is ready after 1.1s\nkido: postgres db1:5432 is ready after 15s\nkido: tcp web1:80 is degraded after 16s: read-only: it is a standby\n"
 		if got := screen.all(); got != want {
 			t.Errorf("%v: left on the terminal:\n%s\nwant\n%s", size, got, want)
 		}

@@ -370,6 +370,12 @@ func (d *decoder) warn(s *siteDraft) {
 		if dependents[i] > 0 && v.Ready == nil {
 			d.errorf(v.at, "ready then only means that init says up; add ready: {tcp: \":PORT\"}, for instance", "it has dependents but no readiness probe")
 		}
+		for _, e := range v.after {
+			if up := &s.drafts[s.index[e.Upstream]]; up.Adapter.Kind == KindExternal && len(up.Hosts) > 1 && share(v, up) && !e.SameHost && !e.ofSaid {
+				d.errorf(e.at, fmt.Sprintf("write \"%s: {on_restart: %s, when: same-host}\" to go by what each host sees itself, or \"of: all\" if it is meant", up.Name, e.OnRestart),
+					"it waits for what all %d hosts see of %s: one that cannot reach it holds the others", len(up.Hosts), up.Name)
+			}
+		}
 		for j := range v.probes {
 			for _, n := range v.probes[j].absent {
 				if v.probes[j].From != FromRunner {

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"kido/internal/probe"
 )
 
 // The drafts are the file as read, before names are looked up. They keep the
@@ -59,6 +57,7 @@ type serviceDraft struct {
 	readyKey       *node
 	probes         []probeDraft
 	unclear        bool // its probes are not all understood
+	listensAt      *node
 	failuresKey    *node
 	ours           []*node // keys that an external service does not have
 	after          []edgeDraft
@@ -72,6 +71,7 @@ type edgeDraft struct {
 	at         *node // the upstream's name
 	reactionAt *node // nil where it is the default
 	ifAt       *node // nil where there is no condition
+	ofSaid     bool  // and not the default
 	when       string
 }
 
@@ -208,7 +208,7 @@ var serviceFields = []field[serviceDraft]{
 	}},
 	{"external", func(d *decoder, n *node, s *serviceDraft) {
 		if d.adapter(s, KindExternal) && (n.kind != scalar || n.tag != "!!bool" || strings.ToLower(n.value) != "true") {
-			d.errorf(n, "leave it out of a service that kido starts", "external can only be true, not %s", describe(n))
+			d.errorf(n, "write true, or leave it out of a service that kido starts", "external can only be true, not %s", describe(n))
 		}
 	}},
 	{"ready", func(d *decoder, n *node, s *serviceDraft) {
@@ -216,7 +216,12 @@ var serviceFields = []field[serviceDraft]{
 		s.readyKey, s.probes = d.key, d.probes(n)
 		s.unclear = d.mistakes > before
 	}},
-	{"listens", func(d *decoder, n *node, s *serviceDraft) { s.Listens = d.listens(n) }},
+	{"listens", func(d *decoder, n *node, s *serviceDraft) {
+		s.listensAt = n
+		if host, port, ok := d.hostPort(n, "listens", 0); ok {
+			s.Listens = net.JoinHostPort(host, port)
+		}
+	}},
 	{"failures", func(d *decoder, n *node, s *serviceDraft) {
 		s.failuresKey = d.key
 		s.Failures = d.count(n, "failures", 1, 100)
@@ -256,7 +261,10 @@ var reactions = []Reaction{ReactionRestart, ReactionReload, ReactionStopFirst, R
 var edgeFields = []field[edgeDraft]{
 	{"on_restart", func(d *decoder, n *node, e *edgeDraft) { d.reaction(n, e) }},
 	choiceField("strength", func(e *edgeDraft) *Strength { return &e.Strength }, Requires, Wants),
-	choiceField("of", func(e *edgeDraft) *Of { return &e.Of }, OfAll, OfAny),
+	{"of", func(d *decoder, n *node, e *edgeDraft) {
+		e.ofSaid = true
+		choose(d, n, "of", &e.Of, OfAll, OfAny)
+	}},
 	choiceField("when", func(e *edgeDraft) *string { return &e.when }, sameHost),
 	{"if", func(d *decoder, n *node, e *edgeDraft) {
 		var word string
@@ -452,20 +460,6 @@ func (d *decoder) address(n *node, h *hostDraft) {
 	}
 	h.portKey = n
 	h.Port, _ = strconv.Atoi(port)
-}
-
-// listens reads where dependents connect to.
-func (d *decoder) listens(n *node) string {
-	text := d.text(n, "listens")
-	if text == "" {
-		return ""
-	}
-	host, port, ok := splitAddress(text, 0)
-	if !ok {
-		d.errorf(n, addressHint(probe.Sort{}), "listens: %q is not host:port", text)
-		return ""
-	}
-	return net.JoinHostPort(host, port)
 }
 
 func validPort(s string) bool {

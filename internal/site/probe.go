@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"kido/internal/probe"
@@ -42,33 +43,33 @@ func keyOf(s probe.Sort) string {
 	return string(s.Kind)
 }
 
-var (
-	// sortsByKey are the kinds by their keys, http for https as well.
-	sortsByKey = map[string]probe.Sort{}
-	// probeFields are the keys that a probe of each kind takes.
-	probeFields = map[probe.Kind][]field[probeDraft]{}
-	// takers are the kinds that take an option, by its key, sorted.
-	takers = map[string][]string{}
-	// secrets are the options that say where a secret is.
-	secrets = map[string]bool{}
-)
+// vocabulary is what a probe in a site file can say.
+type vocabulary struct {
+	sorts   map[string]probe.Sort              // the kinds by their keys, http for https as well
+	fields  map[probe.Kind][]field[probeDraft] // the keys that a probe of each kind takes
+	takers  map[string][]string                // the kinds that take an option, by its key, sorted
+	secrets map[string]bool                    // the options that say where a secret is
+}
 
-func init() {
+// probeWords is made where a site is read: a program that makes one probe reads none.
+var probeWords = sync.OnceValue(func() vocabulary {
+	v := vocabulary{map[string]probe.Sort{}, map[probe.Kind][]field[probeDraft]{}, map[string][]string{}, map[string]bool{}}
 	for _, kind := range probe.Kinds() {
 		s, _ := probe.SortOf(kind)
 		if kind != probe.KindHTTPS {
-			sortsByKey[keyOf(s)] = s
+			v.sorts[keyOf(s)] = s
 		}
 		fields := []field[probeDraft]{{keyOf(s), targets[s.Form]}}
 		for _, name := range slices.Sorted(maps.Keys(s.Options)) {
 			f := optionField(name, s.Options[name])
 			fields = append(fields, f)
-			takers[f.key] = append(takers[f.key], string(kind))
-			secrets[f.key] = secrets[f.key] || spellingOf(name, s.Options[name]) == spelledSecret
+			v.takers[f.key] = append(v.takers[f.key], string(kind))
+			v.secrets[f.key] = v.secrets[f.key] || spellingOf(name, s.Options[name]) == spelledSecret
 		}
-		probeFields[kind] = append(fields, roundFields...)
+		v.fields[kind] = append(fields, roundFields...)
 	}
-}
+	return v
+})
 
 // roundFields are the keys of every probe; all but timeout belong to a whole one,
 // and not to a part of a combination.
@@ -145,7 +146,7 @@ func (d *decoder) probe(n *node, usual time.Duration, depth int) (p probeDraft, 
 	}
 	p.Kind = s.Kind
 	content, p.at = d.taken(content, s, depth)
-	fill(d, content, " in ready", probeFields[s.Kind], &p)
+	fill(d, content, " in ready", probeWords().fields[s.Kind], &p)
 	if p.parts != nil {
 		d.combine(&p, cmp.Or(p.Timeout, usual), depth)
 		usual = 0
@@ -182,21 +183,21 @@ func (d *decoder) combine(p *probeDraft, usual time.Duration, depth int) {
 func (d *decoder) kindOf(n *node, content []*node) (s probe.Sort, ok bool) {
 	kinds := make([]string, 0, 2)
 	for i := 0; i+1 < len(content); i += 2 {
-		if _, ok := sortsByKey[content[i].value]; ok && !slices.Contains(kinds, content[i].value) {
+		if _, ok := probeWords().sorts[content[i].value]; ok && !slices.Contains(kinds, content[i].value) {
 			kinds = append(kinds, content[i].value)
 		}
 	}
 	if len(kinds) > 1 {
 		kinds = slices.DeleteFunc(slices.Clone(kinds), func(key string) bool {
 			return slices.ContainsFunc(kinds, func(of string) bool {
-				_, option := sortsByKey[of].Option(key)
+				_, option := probeWords().sorts[of].Option(key)
 				return option
 			})
 		})
 	}
 	switch len(kinds) {
 	case 1:
-		s = sortsByKey[kinds[0]]
+		s = probeWords().sorts[kinds[0]]
 		for i := 0; i+1 < len(content) && s.Form == probe.FormURL; i += 2 {
 			if content[i].value == keyHTTP && strings.HasPrefix(strings.ToLower(content[i+1].value), "https:") {
 				s, _ = probe.SortOf(probe.KindHTTPS)
@@ -214,9 +215,9 @@ func (d *decoder) kindOf(n *node, content []*node) (s probe.Sort, ok bool) {
 // noKind reports a probe that does not say of which kind it is.
 func (d *decoder) noKind(n *node, content []*node) {
 	before := d.mistakes
-	kinds := slices.Sorted(maps.Keys(sortsByKey))
+	kinds := slices.Sorted(maps.Keys(probeWords().sorts))
 	for i := 0; i+1 < len(content); i += 2 {
-		if key := content[i].value; takers[key] == nil && key != "timeout" && !ofWhole(key) {
+		if key := content[i].value; probeWords().takers[key] == nil && key != "timeout" && !ofWhole(key) {
 			d.unknownInProbe(content[i], content[i+1], "", kinds)
 		}
 	}
@@ -231,16 +232,16 @@ func (d *decoder) taken(content []*node, s probe.Sort, depth int) (good []*node,
 	good = make([]*node, 0, len(content))
 	for i := 0; i+1 < len(content); i += 2 {
 		key, value := content[i], content[i+1]
-		takes := slices.ContainsFunc(probeFields[s.Kind], func(f field[probeDraft]) bool { return f.key == key.value })
+		takes := slices.ContainsFunc(probeWords().fields[s.Kind], func(f field[probeDraft]) bool { return f.key == key.value })
 		switch {
 		case key.value == keyOf(s) && value.tag == "!!null" && s.Form == probe.FormAddress:
-			d.errorf(value, addressHint(s), "%s is empty", key.value)
+			d.errorf(value, addressHint(s.Port), "%s is empty", key.value)
 		case takes && depth > 0 && ofWhole(key.value):
 			d.errorf(key, "say it of the whole", "%s is not for a part of a combination", key.value)
 		case takes:
 			good = append(good, key, value)
 		default:
-			d.unknownInProbe(key, value, s.Kind, keysOf(probeFields[s.Kind]))
+			d.unknownInProbe(key, value, s.Kind, keysOf(probeWords().fields[s.Kind]))
 		}
 		if key.value == keyOf(s) {
 			at = key
@@ -257,15 +258,15 @@ func (d *decoder) unknownInProbe(key, value *node, kind probe.Kind, keys []strin
 		return
 	}
 	known := "known keys: " + strings.Join(keys, ", ")
-	kinds := takers[key.value]
+	kinds := probeWords().takers[key.value]
 	if kinds == nil {
-		if meant := nearest(key.value, keys); meant == "" || secrets[meant] {
+		if meant := nearest(key.value, keys); meant == "" || probeWords().secrets[meant] {
 			d.conceal(value)
 		}
 		d.errorf(key, cmp.Or(d.suggest(key.value, keys), known), "unknown key %q in ready", key.value)
 		return
 	}
-	if secrets[key.value] {
+	if probeWords().secrets[key.value] {
 		d.conceal(value)
 	}
 	hint := known
@@ -391,9 +392,16 @@ func (d *decoder) word(n *node, what string, words []string) string {
 			return word
 		}
 	}
+	if isSwitch(words) && n.tag == "!!bool" {
+		return "" // its usual position: as if it were not there
+	}
 	d.noneOf(n, what, shown)
 	return ""
 }
+
+// isSwitch reports whether an option with these words is on or off, and only one of
+// the two says anything.
+func isSwitch(words []string) bool { return len(words) == 1 && spelled(words[0]) != words[0] }
 
 // spelled is a word of an option as people write it.
 func spelled(word string) string {
@@ -466,32 +474,42 @@ func (d *decoder) numbers(n *node, what string, o probe.Option, several bool) st
 	return text
 }
 
-func addressHint(s probe.Sort) string {
-	if s.Port == 0 {
+// addressHint says how an address is written, of a kind with a usual port or, where
+// that is 0, without.
+func addressHint(usual int) string {
+	if usual == 0 {
 		return `write ":1521", "db1.example.org:1521" or "[2001:db8::1]:1521"`
 	}
-	return fmt.Sprintf(`write ":%d" for that port of the instance's own host, or "db1.example.org" for the same port there`, s.Port)
+	return fmt.Sprintf(`write ":%d" for that port of the instance's own host, or "db1.example.org" for the same port there`, usual)
+}
+
+// hostPort reads "host:port". The host is "" where it is the instance's own; the port
+// may be left out where there is a usual one, which is not 0.
+func (d *decoder) hostPort(n *node, what string, usual int) (host, port string, ok bool) {
+	hint := addressHint(usual)
+	if n.kind == scalar && validPort(n.value) {
+		hint = fmt.Sprintf("write %q for that port of the host itself", ":"+n.value)
+	}
+	if n.kind != scalar || n.tag == "!!int" {
+		d.errorf(n, hint, "%s must be host:port, not %s", what, describe(n))
+		return "", "", false
+	}
+	text := d.text(n, what)
+	if text == "" {
+		return "", "", false
+	}
+	if host, port, ok = splitAddress(text, usual); !ok {
+		d.errorf(n, hint, "%s: %s is not host:port", what, d.shown(n))
+	}
+	return host, port, ok
 }
 
 // target reads what a connection is made to, as host:port: the instance's own host
 // is left out, and the usual port of a kind may be.
 func (d *decoder) target(n *node, p *probeDraft) string {
 	s, _ := probe.SortOf(p.Kind)
-	if n.kind != scalar || n.tag == "!!int" {
-		hint := addressHint(s)
-		if n.kind == scalar {
-			hint = fmt.Sprintf("write %q for that port of the host itself", ":"+n.value)
-		}
-		d.errorf(n, hint, "%s must be host:port, not %s", s.Kind, describe(n))
-		return ""
-	}
-	text := d.text(n, string(s.Kind))
-	if text == "" {
-		return ""
-	}
-	host, port, ok := splitAddress(text, s.Port)
+	host, port, ok := d.hostPort(n, string(s.Kind), s.Port)
 	if !ok {
-		d.errorf(n, addressHint(s), "%s: %s is not host:port", s.Kind, d.shown(n))
 		return ""
 	}
 	if host == "" {
@@ -516,7 +534,7 @@ func splitAddress(text string, usual int) (host, port string, ok bool) {
 		if inner, ok := strings.CutPrefix(text, "["); ok && strings.HasSuffix(inner, "]") {
 			bare = strings.TrimSuffix(inner, "]")
 		}
-		if validAddress(bare) {
+		if validAddress(bare) && !validPort(bare) { // a port is no host
 			return bare, strconv.Itoa(usual), true
 		}
 	}
@@ -609,6 +627,9 @@ func (d *decoder) checkExternal(v *serviceDraft) {
 		for _, n := range p.hostless {
 			d.errorf(n, "say where it is: \"db.example.org:1521\", for instance", "it is external, and runs on none of its hosts: its probe must name a host")
 		}
+	}
+	if host, _, err := net.SplitHostPort(v.Listens); err == nil && host == "" {
+		d.errorf(v.listensAt, "say where it is: \"db.example.org:1521\", for instance", "it is external, and runs on none of its hosts: listens must name a host")
 	}
 	for _, at := range v.ours {
 		d.errorf(at, "", "%s does not go with external: %s", at.value, ours[at.value])

@@ -277,7 +277,7 @@ func probeSchema() jsonObject {
 		names := []any{}
 		properties := jsonObject{{keyOf(s), targetSchema(s)}}
 		mean(keyOf(s), capital(readyWhen[kind]))
-		for _, f := range probeFields[kind] {
+		for _, f := range probeWords().fields[kind] {
 			names = append(names, f.key)
 		}
 		for _, name := range slices.Sorted(maps.Keys(s.Options)) {
@@ -351,6 +351,9 @@ func optionSchema(name string, o probe.Option) any {
 				words = append(words, w == "yes")
 			}
 			words = append(words, w)
+		}
+		if isSwitch(o.Values) {
+			words = append(words, o.Values[0] != "yes")
 		}
 		return jsonObject{{"enum", words}}
 	case spelledPath:

@@ -118,7 +118,7 @@ func TestSchemaKnowsTheDecodersKeys(t *testing.T) {
 // probeKeys are all that any kind of probe takes.
 func probeKeys() []string {
 	var keys []string
-	for _, fields := range probeFields {
+	for _, fields := range probeWords().fields {
 		keys = append(keys, keysOf(fields)...)
 	}
 	slices.Sort(keys)
@@ -139,6 +139,8 @@ func TestSchemaKnowsTheDecodersWords(t *testing.T) {
 		{"after: {b: {of: %s}}", []string{"all", "any", "one"}},
 		{"after: {b: {when: %s}}", []string{"same-host", "always"}},
 		{"ready: {tcp: ':1', from: %s}", []string{"host", "dependent", "runner", "here"}},
+		{"ready: {tcp: ':1', strict: %s}", []string{"true", "false", "yes", "no", "1"}},
+		{"ready: {redis: ':1', token: %s}", []string{"false", "true", "no", "yes", "1"}},
 		{"listens: %s", []string{"':1'", "'db:1'", "'[::1]:1'", "1", "db"}},
 		{"after: {b: {on_restart: reload, if: %s}}", []string{"stale-connections", "stale"}},
 		{"timeout: {start: %s}", []string{"1ms", "90s", "1h30m", "1.5s", "1d", "s"}},

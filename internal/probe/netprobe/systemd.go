@@ -32,7 +32,7 @@ func (p Prober) systemd(ctx context.Context, s probe.Spec) probe.Answer {
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 			word = "there is no system bus, which dbus.service provides"
 		}
-		return probe.Untried("systemd: %s", word)
+		return probe.Untried("%s", word)
 	}
 	defer socket.Close()
 	defer context.AfterFunc(ctx, func() { _ = socket.SetDeadline(time.Unix(1, 0)) })()
@@ -43,7 +43,7 @@ func (p Prober) systemd(ctx context.Context, s probe.Spec) probe.Answer {
 			a.Untried = true
 			return a
 		}
-		return probe.Untried("systemd: %v", err)
+		return probe.Untried("%v", err)
 	}
 	text := func(name string) string { v, _ := unit[name].Value().(string); return v }
 	active, load := text("ActiveState"), text("LoadState")
@@ -72,7 +72,7 @@ func loadUnit(ctx context.Context, socket *net.UnixConn, name string) (propertie
 	manager := conn.Object(systemdName, systemdPath)
 	err = manager.CallWithContext(ctx, systemdName+".Manager.LoadUnit", dbus.FlagNoAutoStart, name).Store(&path)
 	if e, ok := errors.AsType[dbus.Error](err); ok && strings.HasPrefix(e.Name, "org.freedesktop.DBus.Error.") && strings.Contains(e.Error(), systemdName) {
-		return nil, errors.New("it is not on the system bus of this host")
+		return nil, errors.New("systemd is not on the system bus of this host")
 	}
 	if err != nil {
 		return nil, err

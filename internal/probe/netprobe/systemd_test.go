@@ -50,10 +50,10 @@ func TestNoSystemd(t *testing.T) {
 		return file
 	}
 	for _, x := range []struct{ name, bus, want string }{
-		{"no bus", filepath.Join(dir, "none"), "systemd: there is no system bus, which dbus.service provides"},
+		{"no bus", filepath.Join(dir, "none"), "there is no system bus, which dbus.service provides"},
 		{"silent bus", socket("silent", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }), "connected, but no answer within 300ms"},
-		{"bus hangs up", socket("closed", func(net.Conn) {}), "systemd: the system bus does not let this user in: "},
-		{"bus without systemd", realBus(t, dir), "systemd: it is not on the system bus of this host"},
+		{"bus hangs up", socket("closed", func(net.Conn) {}), "the system bus does not let this user in: "},
+		{"bus without systemd", realBus(t, dir), "systemd is not on the system bus of this host"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			systemBus = x.bus
