@@ -92,6 +92,7 @@ func acts(v wire.Verb, r wire.Reaction) func(*run.StepEvent) {
 func acted(e *run.StepEvent)                    { e.Acted = true }
 func attempt(n int) func(*run.StepEvent)        { return func(e *run.StepEvent) { e.Attempt = n } }
 func hint(h string) func(*run.StepEvent)        { return func(e *run.StepEvent) { e.Hint = h } }
+func poorly(w string) func(*run.StepEvent)      { return func(e *run.StepEvent) { e.Degraded = w } }
 func owes(all ...string) func(*run.StepEvent)   { return func(e *run.StepEvent) { e.Owes = all } }
 func does(a plan.Action, name string) plan.Step { return plan.Step{Action: a, Name: name} }
 
@@ -170,9 +171,10 @@ func TestGolden(t *testing.T) {
 		step(10, 1, run.PhaseActing, "", acts(wire.VerbStop, "")).
 		step(75_000, 1, run.PhaseDone, "").
 		end(75_000, run.OutcomeDone)
-	fresh := tell(plan.Announce, "oracle", does(plan.ActWait, "oracle@db1"), does(plan.ActEnsure, "web@web1")).
-		step(0, 0, run.PhaseAlready, "it is ready").
+	fresh := tell(plan.Announce, "oracle", does(plan.ActWait, "oracle@db1"), does(plan.ActEnsure, "web@web1"), does(plan.ActEnsure, "web@web2")).
+		step(0, 0, run.PhaseAlready, "it is ready", poorly("read-only")).
 		step(10, 1, run.PhaseAlready, "it is up and fresh").
+		step(10, 2, run.PhaseDone, "", poorly("answered after 3s")).
 		end(20, run.OutcomeDone)
 	held := tell(plan.Restart, "oracle", does(plan.ActHold, "web@web1"), does(plan.ActRestart, "oracle@db1"), does(plan.ActEnsure, "web@web1")).
 		step(0, 0, run.PhaseFailed, "its stop script ended with status 1", hint("see its log")).

@@ -54,12 +54,12 @@ func (s *step) words(now time.Time) string {
 		case s.action == plan.ActHold:
 			return because("stopped in "+took+", owes a start", s.Word)
 		}
-		return because("done in "+took, s.Word)
+		return s.degraded(because("done in "+took, s.Word))
 	case run.PhaseAlready:
 		if s.action == plan.ActWait {
-			return "ready"
+			return s.degraded("ready")
 		}
-		return because("nothing to do", s.Word)
+		return s.degraded(because("nothing to do", s.Word))
 	case run.PhaseWaived:
 		return because("left alone", s.Word)
 	case run.PhaseFailed, run.PhaseSkipped:
@@ -70,6 +70,14 @@ func (s *step) words(now time.Time) string {
 		return because("not finished", s.Word)
 	}
 	return "waiting"
+}
+
+// degraded adds to what came of a step what is not as it should be all the same.
+func (s *step) degraded(text string) string {
+	if s.Degraded == "" {
+		return text
+	}
+	return text + ", but degraded: " + s.Degraded
 }
 
 // patience is how much of the time is over that a step may wait: ", 41s of 5m00s".

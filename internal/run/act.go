@@ -281,6 +281,9 @@ func (s *step) event() StepEvent {
 	ev := StepEvent{ID: s.ID, Instance: s.Name, Phase: s.phase, Word: s.word, Slot: s.slot}
 	if st := s.latest; st != nil {
 		ev.Token, ev.Basis = cmp.Or(st.Incarnation(), st.Token), st.Basis
+		if st.Ready && st.Degraded && (s.phase == PhaseDone || s.phase == PhaseAlready) {
+			ev.Degraded = st.Word
+		}
 	}
 	if s.slot && s.claim != nil {
 		ev.Generation = s.claim.generation

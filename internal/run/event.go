@@ -50,6 +50,9 @@ type StepEvent struct {
 	Basis wire.Vector `json:"basis,omitempty"`
 	// New is the basis that the request asks for (PhaseActing).
 	New wire.Vector `json:"new,omitempty"`
+	// Degraded is what is not as it should be, though it is ready (PhaseDone,
+	// PhaseAlready).
+	Degraded string `json:"degraded,omitempty"`
 	// Silent says that its host did not answer (PhaseRetry).
 	Silent bool `json:"silent,omitempty"`
 	// Code is what a gate answered to the request (PhaseSettling, PhaseRetry).

@@ -98,6 +98,22 @@ func TestNothingToDo(t *testing.T) {
 	}
 }
 
+// What is ready, but not as it should be, holds up nobody; it is said of what the run
+// itself saw of it.
+func TestDegraded(t *testing.T) {
+	w := newWorld(t, 1, pair)
+	w.nodes[instance("db@h1")].poorly = "read-only"
+	r := w.runner("run", plan.Request{Verb: plan.Restart, Targets: []string{"db"}}, run.Options{})
+	if o := r.finish(); o != run.OutcomeDone {
+		w.fail("outcome %s", o)
+	}
+	for _, e := range r.journal {
+		if s := e.Step; s != nil && s.Phase.Final() && (s.Degraded == "read-only") != (s.Instance == "db@h1") {
+			w.fail("%s ended %s, degraded: %q", s.Instance, s.Phase, s.Degraded)
+		}
+	}
+}
+
 // A host that is away keeps its debt, holds up nobody else, and pays when it is
 // back.
 func TestHostThatIsAway(t *testing.T) {

@@ -47,6 +47,7 @@ type node struct {
 	running initsys.Action
 	broken  int // this many starts fail
 	deaf    bool
+	poorly  string // what is not as it should be, though it answers
 	cut     bool // its host cannot be reached
 }
 
@@ -215,7 +216,10 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 		case gate.Settle:
 			ev = look()
 		case gate.Ask:
-			ev = gate.Asked{Ready: !n.deaf, Word: "starting up"}
+			ev = gate.Asked{Ready: true, Degraded: n.poorly != "", Word: n.poorly}
+			if n.deaf {
+				ev = gate.Asked{Word: "starting up"}
+			}
 		case gate.Save:
 			n.disk = e.Record.Format()
 			ev = gate.Stored{}
