@@ -48,7 +48,7 @@ type node struct {
 	broken  int // this many starts fail
 	deaf    bool
 	poorly  string // what is not as it should be, though it answers
-	cut     bool // its host cannot be reached
+	cut     bool   // its host cannot be reached
 }
 
 func newWorld(t *testing.T, seed uint64, text string) *world {

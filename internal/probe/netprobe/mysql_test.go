@@ -111,20 +111,7 @@ func (m *mariadb) sql(statements ...string) string {
 // spec asks it as kido, with more options.
 func (m *mariadb) spec(options ...string) probe.Spec {
 	m.t.Helper()
-	password := filepath.Join(m.dir, "password")
-	if _, err := os.Stat(password); err != nil {
-		write(m.t, nil, password, []byte(planted+"\n"))
-	}
-	return asked(probe.KindMySQL, at(m.port), append([]string{"user=kido", "database=shop", "password=file:" + password}, options...)...)
-}
-
-func (m *mariadb) ask(t *testing.T, s probe.Spec) probe.Answer {
-	t.Helper()
-	a := ask(t, s)
-	if strings.Contains(fmt.Sprintf("%+v", a), planted) {
-		t.Errorf("%+v tells the password", a)
-	}
-	return a
+	return asksShop(m.t, probe.KindMySQL, m.port, m.dir, options)
 }
 
 func TestMySQL(t *testing.T) {
@@ -165,11 +152,11 @@ func TestMySQL(t *testing.T) {
 				if x.want == "" {
 					verdict = "ready"
 				}
-				expect(t, m.ask(t, x.spec), verdict, x.want)
+				expect(t, ask(t, x.spec), verdict, x.want)
 			})
 		}
 		m.sql("GRANT SELECT ON missing.* TO kido@127.0.0.1")
-		expect(t, m.ask(t, m.spec("database=missing")), "not-ready", "connected, but: error 1049: Unknown database 'missing'")
+		expect(t, ask(t, m.spec("database=missing")), "not-ready", "connected, but: error 1049: Unknown database 'missing'")
 		until(t, "no session is left at the server", func() bool {
 			return m.sql("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER NOT IN ('root', 'system user')") == "0"
 		})
@@ -181,13 +168,13 @@ func TestMySQL(t *testing.T) {
 			accounts = append(accounts, user+"@127.0.0.1 TO "+user+"@192.0.2.1")
 		}
 		m.sql("RENAME USER " + strings.Join(accounts, ", "))
-		expect(t, m.ask(t, m.spec()), "not-ready", "connected, but: error 1130: Host '127.0.0.1' is not allowed to connect to this MariaDB server")
+		expect(t, ask(t, m.spec()), "not-ready", "connected, but: error 1130: Host '127.0.0.1' is not allowed to connect to this MariaDB server")
 		m.sql(strings.NewReplacer("127.0.0.1", "192.0.2.1", "192.0.2.1", "127.0.0.1").Replace("RENAME USER " + strings.Join(accounts, ", ")))
-		expect(t, m.ask(t, m.spec()), "ready", "")
+		expect(t, ask(t, m.spec()), "ready", "")
 	})
 
 	t.Run("life", func(t *testing.T) {
-		first := m.ask(t, m.spec())
+		first := ask(t, m.spec())
 		if !regexp.MustCompile(`^[^/]+/\d+/\d{10}$`).MatchString(first.Life) || first.Age > time.Hour {
 			t.Fatalf("got %+v", first)
 		}
@@ -209,24 +196,24 @@ func TestMySQL(t *testing.T) {
 			"another login": without(m.spec("user=bare"), "password", "database"),
 			"again":         m.spec(),
 		} {
-			if a := m.ask(t, s); a.Life != first.Life {
+			if a := ask(t, s); a.Life != first.Life {
 				t.Errorf("%s: %+v was %+v", what, a, first)
 			}
 		}
 		// A life is known by the second in which it began.
 		next := func() {
 			t.Helper()
-			until(t, "another second has begun", func() bool { return m.ask(t, m.spec()).Age > 0 })
+			until(t, "another second has begun", func() bool { return ask(t, m.spec()).Age > 0 })
 		}
 		next()
 		m.restart(syscall.SIGTERM)
-		second := m.ask(t, m.spec())
+		second := ask(t, m.spec())
 		if second.Life == first.Life || !second.Ready || second.Age > first.Age+time.Minute {
 			t.Errorf("restarted: %+v was %+v", second, first)
 		}
 		next()
 		m.restart(syscall.SIGKILL, "--performance-schema=ON")
-		third := m.ask(t, m.spec())
+		third := ask(t, m.spec())
 		if third.Life == second.Life || !third.Ready {
 			t.Errorf("killed: %+v was %+v", third, second)
 		}
@@ -246,7 +233,7 @@ func TestMySQL(t *testing.T) {
 			if role != "" {
 				s.Options["role"] = role
 			}
-			expect(t, m.ask(t, s), verdict, word)
+			expect(t, ask(t, s), verdict, word)
 		}
 		role("", "ready", "")
 		role("primary", "ready", "")
@@ -273,15 +260,15 @@ func TestMySQL(t *testing.T) {
 			}
 			held = append(held, c)
 		}
-		expect(t, m.ask(t, m.spec()), "not-ready", "connected, but: error 1040: Too many connections")
+		expect(t, ask(t, m.spec()), "not-ready", "connected, but: error 1040: Too many connections")
 		for _, c := range held {
 			c.Close()
 		}
-		until(t, "it has room", func() bool { return m.ask(t, m.spec()).Ready })
+		until(t, "it has room", func() bool { return ask(t, m.spec()).Ready })
 		m.sql("SET GLOBAL max_connections = 100", "ALTER USER kido@127.0.0.1 WITH MAX_CONNECTIONS_PER_HOUR 1")
 		var a probe.Answer
 		until(t, "this hour's are used up", func() bool {
-			a = m.ask(t, m.spec())
+			a = ask(t, m.spec())
 			return !a.Ready
 		})
 		expect(t, a, "not-ready", "connected, but: error 1226: User 'kido' has exceeded the 'max_connections_per_hour' resource (current value: 1)")
@@ -290,25 +277,25 @@ func TestMySQL(t *testing.T) {
 
 	t.Run("stopped", func(t *testing.T) {
 		m.server.signal(syscall.SIGSTOP)
-		expect(t, m.ask(t, short(m.spec())), "not-ready", "connected, but no answer within 1s")
+		expect(t, ask(t, short(m.spec())), "not-ready", "connected, but no answer within 1s")
 		m.server.signal(syscall.SIGCONT)
-		until(t, "it goes on", func() bool { return m.ask(t, m.spec()).Ready })
+		until(t, "it goes on", func() bool { return ask(t, m.spec()).Ready })
 	})
 
 	t.Run("starts and ends", func(t *testing.T) {
 		// It listens before it runs the statements of its start, and answers after them.
 		file := write(t, m.as, filepath.Join(m.dir, "init.sql"), []byte("CREATE TABLE shop.begun (n INT);\nSELECT SLEEP(3600);\n"))
 		m.server.stop(t, syscall.SIGTERM)
-		expect(t, m.ask(t, m.spec()), "not-ready", "connection refused")
+		expect(t, ask(t, m.spec()), "not-ready", "connection refused")
 		m.begin("--init-file=" + file)
 		until(t, "it listens", func() bool {
 			_, err := os.Stat(filepath.Join(m.dir, "data/shop/begun.frm"))
 			return err == nil
 		})
-		expect(t, m.ask(t, short(m.spec())), "not-ready", "connected, but no answer within 1s")
+		expect(t, ask(t, short(m.spec())), "not-ready", "connected, but no answer within 1s")
 		m.restart(syscall.SIGKILL)
 		m.sql("DROP TABLE shop.begun", "CREATE TABLE shop.t (n INT)")
-		expect(t, m.ask(t, m.spec()), "ready", "")
+		expect(t, ask(t, m.spec()), "ready", "")
 	})
 
 	t.Run("TLS", func(t *testing.T) {
@@ -338,10 +325,10 @@ func TestMySQL(t *testing.T) {
 			{"our certificate", without(m.spec(client...), "database", "password"), "ready", ""},
 			{"our certificate is missing", without(m.spec("user=holder", "tls=yes", "ca=file:"+ca), "database", "password"), "not-ready", "connected, but: error 1045: Access denied for user 'holder'@'127.0.0.1' (using password: NO)"},
 		} {
-			t.Run(x.name, func(t *testing.T) { expect(t, m.ask(t, x.spec), x.verdict, x.word) })
+			t.Run(x.name, func(t *testing.T) { expect(t, ask(t, x.spec), x.verdict, x.word) })
 		}
 		serve("127.0.0.1", -time.Hour)
-		expect(t, m.ask(t, m.spec("tls=yes", "ca=file:"+ca)), "not-ready", "certificate expired")
+		expect(t, ask(t, m.spec("tls=yes", "ca=file:"+ca)), "not-ready", "certificate expired")
 	})
 }
 

@@ -22,18 +22,6 @@ import (
 	"kido/internal/probe"
 )
 
-const planted = "planted-Pa55word"
-
-// asked is a probe of a kind with options as on a line: "user=kido".
-func asked(kind probe.Kind, target string, options ...string) probe.Spec {
-	s := probe.Spec{Kind: kind, Target: target, Timeout: 20 * time.Second, Options: map[string]string{}}
-	for _, o := range options {
-		name, value, _ := strings.Cut(o, "=")
-		s.Options[name] = value
-	}
-	return s
-}
-
 // postgres is a cluster of its own, in which the role kido has a password.
 type postgres struct {
 	t      testing.TB
@@ -162,21 +150,7 @@ func (g *postgres) connect(user, database string) *pgconn.PgConn {
 // spec asks it as kido, with more options.
 func (g *postgres) spec(options ...string) probe.Spec {
 	g.t.Helper()
-	password := filepath.Join(g.dir, "password")
-	if _, err := os.Stat(password); err != nil {
-		write(g.t, nil, password, []byte(planted+"\n"))
-	}
-	return asked(probe.KindPostgres, at(g.port), append([]string{"user=kido", "database=shop", "password=file:" + password}, options...)...)
-}
-
-// ask makes a try, which must leave no connection at the server either.
-func (g *postgres) ask(t *testing.T, s probe.Spec) probe.Answer {
-	t.Helper()
-	a := ask(t, s)
-	if strings.Contains(fmt.Sprintf("%+v", a), planted) {
-		t.Errorf("%+v tells the password", a)
-	}
-	return a
+	return asksShop(g.t, probe.KindPostgres, g.port, g.dir, options)
 }
 
 // expect is a row of a table: the answer to a try.
@@ -220,7 +194,7 @@ func TestPostgres(t *testing.T) {
 				if x.want == "" {
 					verdict = "ready"
 				}
-				expect(t, g.ask(t, x.spec), verdict, x.want)
+				expect(t, ask(t, x.spec), verdict, x.want)
 			})
 		}
 		until(t, "no session of kido's is left at the server", func() bool {
@@ -250,20 +224,20 @@ func TestPostgres(t *testing.T) {
 		}
 		none := g.spec()
 		delete(none.Options, "password")
-		expect(t, g.ask(t, g.spec()), "ready", "")
-		expect(t, g.ask(t, none), "not-ready", `connected, but: password authentication failed for user "kido"`)
+		expect(t, ask(t, g.spec()), "ready", "")
+		expect(t, ask(t, none), "not-ready", `connected, but: password authentication failed for user "kido"`)
 	})
 
 	t.Run("life", func(t *testing.T) {
 		g.file("pg_hba.conf", "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
 		g.reload()
-		first := g.ask(t, g.spec())
+		first := ask(t, g.spec())
 		if first.Life == "" || first.Age <= 0 || first.Age > time.Hour {
 			t.Fatalf("got %+v", first)
 		}
 		same := func(what string, s probe.Spec) {
 			t.Helper()
-			if a := g.ask(t, s); a.Life != first.Life || a.Age < first.Age {
+			if a := ask(t, s); a.Life != first.Life || a.Age < first.Age {
 				t.Errorf("%s: %+v was %+v", what, a, first)
 			}
 		}
@@ -277,7 +251,7 @@ func TestPostgres(t *testing.T) {
 		same("one kind of statistics reset by hand, a checkpoint, a reload", g.spec())
 
 		g.restart(syscall.SIGINT)
-		second := g.ask(t, g.spec())
+		second := ask(t, g.spec())
 		if second.Life == first.Life || second.Age >= first.Age+time.Hour {
 			t.Errorf("restarted: %+v was %+v", second, first)
 		}
@@ -292,13 +266,13 @@ func TestPostgres(t *testing.T) {
 		}
 		var third probe.Answer
 		until(t, "it has recovered", func() bool {
-			third = g.ask(t, g.spec())
+			third = ask(t, g.spec())
 			return third.Ready && third.Life != second.Life // it may not have seen yet that one of its own is dead
 		})
 		if text, err := os.ReadFile(g.dir + "/data/postmaster.pid"); err != nil || !g.server.alive() || !bytes.HasPrefix(text, []byte(strconv.Itoa(g.server.pid)+"\n")) {
 			t.Errorf("the postmaster is to be the same: %s, %v", text, err)
 		}
-		if third.Life == first.Life || third.Age > second.Age+time.Hour || g.ask(t, g.spec()).Life != third.Life {
+		if third.Life == first.Life || third.Age > second.Age+time.Hour || ask(t, g.spec()).Life != third.Life {
 			t.Errorf("crashed inside: %+v was %+v", third, second)
 		}
 	})
@@ -310,7 +284,7 @@ func TestPostgres(t *testing.T) {
 			if role != "" {
 				s.Options["role"] = role
 			}
-			expect(t, g.ask(t, s), verdict, word)
+			expect(t, ask(t, s), verdict, word)
 		}
 		role("primary", "ready", "")
 		role("any", "ready", "")
@@ -339,7 +313,7 @@ func TestPostgres(t *testing.T) {
 		g.begin()
 		var a probe.Answer
 		until(t, "it follows", func() bool {
-			a = g.ask(t, g.spec())
+			a = ask(t, g.spec())
 			return a.Word != "connected, but: the database system is starting up"
 		})
 		expect(t, a, "not-ready", "connected, but: the database system is not accepting connections: Hot standby mode is disabled")
@@ -352,7 +326,7 @@ func TestPostgres(t *testing.T) {
 	})
 
 	t.Run("killed under load", func(t *testing.T) {
-		before := g.ask(t, g.spec())
+		before := ask(t, g.spec())
 		g.sql("CREATE TABLE load AS SELECT generate_series(1, 1000) AS n")
 		writer := g.connect("postgres", "postgres")
 		defer writer.Close(context.Background())
@@ -372,7 +346,7 @@ func TestPostgres(t *testing.T) {
 		if err := <-ended; err == nil {
 			t.Fatal("the writer was not interrupted")
 		}
-		expect(t, g.ask(t, g.spec()), "not-ready", "connection refused")
+		expect(t, ask(t, g.spec()), "not-ready", "connection refused")
 
 		_ = os.Remove(g.dir + "/held")
 		hold := write(t, nil, g.dir+"/hold", nil) // by recovery's restore_command
@@ -382,14 +356,14 @@ func TestPostgres(t *testing.T) {
 			_, err := os.Stat(g.dir + "/held")
 			return err == nil
 		})
-		expect(t, g.ask(t, g.spec()), "not-ready", "connected, but: the database system is starting up")
+		expect(t, ask(t, g.spec()), "not-ready", "connected, but: the database system is starting up")
 		if err := os.Remove(hold); err != nil {
 			t.Fatal(err)
 		}
 		words := map[string]bool{}
 		var a probe.Answer
 		until(t, "it has recovered", func() bool {
-			a = g.ask(t, g.spec("role=primary"))
+			a = ask(t, g.spec("role=primary"))
 			words[a.Word] = true
 			return a.Ready
 		})
@@ -406,18 +380,18 @@ func TestPostgres(t *testing.T) {
 		}
 		var a probe.Answer
 		until(t, "it is full", func() bool { // a session that has just ended may still count
-			a = g.ask(t, g.spec())
+			a = ask(t, g.spec())
 			return !a.Ready
 		})
 		expect(t, a, "not-ready", "connected, but: remaining connection slots are reserved for non-replication superuser connections")
 		for _, c := range held {
 			c.Close(context.Background())
 		}
-		until(t, "it has room", func() bool { return g.ask(t, g.spec()).Ready })
+		until(t, "it has room", func() bool { return ask(t, g.spec()).Ready })
 		g.sql("ALTER ROLE kido CONNECTION LIMIT 0")
-		expect(t, g.ask(t, g.spec()), "not-ready", `connected, but: too many connections for role "kido"`)
+		expect(t, ask(t, g.spec()), "not-ready", `connected, but: too many connections for role "kido"`)
 		g.sql("ALTER ROLE kido CONNECTION LIMIT -1", "ALTER DATABASE shop ALLOW_CONNECTIONS off")
-		expect(t, g.ask(t, g.spec()), "not-ready", `connected, but: database "shop" is not currently accepting connections`)
+		expect(t, ask(t, g.spec()), "not-ready", `connected, but: database "shop" is not currently accepting connections`)
 		g.sql("ALTER DATABASE shop ALLOW_CONNECTIONS on")
 	})
 
@@ -425,11 +399,11 @@ func TestPostgres(t *testing.T) {
 		if err := syscall.Kill(g.server.pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, g.ask(t, short(g.spec())), "not-ready", "connected, but no answer within 1s")
+		expect(t, ask(t, short(g.spec())), "not-ready", "connected, but no answer within 1s")
 		if err := syscall.Kill(g.server.pid, syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, g.ask(t, g.spec()), "ready", "")
+		expect(t, ask(t, g.spec()), "ready", "")
 
 		// One that answers the login, and then no question.
 		lock := g.connect("postgres", "shop")
@@ -437,7 +411,7 @@ func TestPostgres(t *testing.T) {
 		if _, err := lock.Exec(t.Context(), "BEGIN; LOCK pg_catalog.pg_class IN ACCESS EXCLUSIVE MODE; LOCK pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE").ReadAll(); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, g.ask(t, short(g.spec())), "not-ready", "connected, but no answer within 1s")
+		expect(t, ask(t, short(g.spec())), "not-ready", "connected, but no answer within 1s")
 	})
 
 	t.Run("TLS", func(t *testing.T) {
@@ -474,12 +448,12 @@ func TestPostgres(t *testing.T) {
 			{"our certificate is missing", g.spec("user=holder", "tls=yes", "ca=file:"+ca), "not-ready", "connected, but: connection requires a valid client certificate"},
 			{"no TLS", g.spec(), "not-ready", `connected, but: no pg_hba.conf entry for host "127.0.0.1", user "kido", database "shop", no encryption`},
 		} {
-			t.Run(x.name, func(t *testing.T) { expect(t, g.ask(t, x.spec), x.verdict, x.word) })
+			t.Run(x.name, func(t *testing.T) { expect(t, ask(t, x.spec), x.verdict, x.word) })
 		}
 		strange, key := theirs.issue(t, "holder", time.Hour)
 		strangers := g.spec(append(client, "cert=file:"+write(t, nil, dir+"/strange", strange), "key=file:"+write(t, nil, dir+"/strange.key", key))...)
 		until(t, "its alert comes before its reset", func() bool {
-			a := g.ask(t, strangers)
+			a := ask(t, strangers)
 			if a.Word == "connected, but: it closed the connection in the middle" {
 				return false
 			}
@@ -487,27 +461,27 @@ func TestPostgres(t *testing.T) {
 			return true
 		})
 		serve("127.0.0.1", -time.Hour)
-		expect(t, g.ask(t, g.spec("tls=yes", "ca=file:"+ca)), "not-ready", "certificate expired")
+		expect(t, ask(t, g.spec("tls=yes", "ca=file:"+ca)), "not-ready", "certificate expired")
 		g.configure("")
 		g.file("pg_hba.conf", "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
 		g.reload()
 	})
 
 	t.Run("ends", func(t *testing.T) {
-		until(t, "it takes connections without TLS", func() bool { return g.ask(t, g.spec()).Ready })
+		until(t, "it takes connections without TLS", func() bool { return ask(t, g.spec()).Ready })
 		last := g.connect("postgres", "postgres")
 		if err := syscall.Kill(g.server.pid, syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		var a probe.Answer
 		until(t, "it is shutting down", func() bool {
-			a = g.ask(t, g.spec())
+			a = ask(t, g.spec())
 			return !a.Ready
 		})
 		expect(t, a, "not-ready", "connected, but: the database system is shutting down")
 		last.Close(context.Background())
 		<-g.server.ended
-		expect(t, g.ask(t, g.spec()), "not-ready", "connection refused")
+		expect(t, ask(t, g.spec()), "not-ready", "connection refused")
 	})
 }
 

@@ -234,11 +234,36 @@ func command(t testing.TB, as *syscall.Credential, dir string, env []string, arg
 	return p.output()
 }
 
+// planted is the password that the servers here are given: no answer may hold it.
+const planted = "planted-Pa55word"
+
+// asked is a probe of a kind with options as on a line: "user=kido".
+func asked(kind probe.Kind, target string, options ...string) probe.Spec {
+	s := probe.Spec{Kind: kind, Target: target, Timeout: 20 * time.Second, Options: map[string]string{}}
+	for _, o := range options {
+		name, value, _ := strings.Cut(o, "=")
+		s.Options[name] = value
+	}
+	return s
+}
+
+// asksShop asks a server on loopback for the database shop, as kido, with more options.
+// The password is in a file of the folder.
+func asksShop(t testing.TB, kind probe.Kind, port int, dir string, options []string) probe.Spec {
+	t.Helper()
+	password := filepath.Join(dir, "password")
+	if _, err := os.Stat(password); err != nil {
+		write(t, nil, password, []byte(planted+"\n"))
+	}
+	return asked(kind, at(port), append([]string{"user=kido", "database=shop", "password=file:" + password}, options...)...)
+}
+
 // tries tells the goroutines of one try from all others.
 var tries atomic.Int64
 
 // ask makes one try, and fails the test where it is not back in time, or leaves a
-// goroutine or a connection behind. What other tests do meanwhile does not matter.
+// goroutine or a connection behind, or tells the password. What other tests do meanwhile
+// does not matter.
 func ask(t testing.TB, s probe.Spec) probe.Answer {
 	t.Helper()
 	return askBy(t, Prober{}, s)
@@ -268,6 +293,9 @@ func askBy(t testing.TB, p Prober, s probe.Spec) probe.Answer {
 	}
 	if address := s.Address(); address != "" && !poll(func() bool { return connections(t, address) == 0 }) {
 		t.Errorf("%s: %+v left %d connections", s.Described(), a, connections(t, address))
+	}
+	if strings.Contains(fmt.Sprintf("%+v", a), planted) {
+		t.Errorf("%s: %+v tells the password", s.Described(), a)
 	}
 	return a
 }
