@@ -340,10 +340,10 @@ func (m *maker) ensure(d int32, why string) {
 
 // owed puts all debts of an instance in one sentence.
 func owed(name string, s *wire.Status, debts []Debt) string {
-	var changed []string
+	var changed []Debt
 	for _, d := range debts {
 		if d.Had != "" {
-			changed = append(changed, d.Upstream)
+			changed = append(changed, d)
 		}
 	}
 	switch {
@@ -352,9 +352,9 @@ func owed(name string, s *wire.Status, debts []Debt) string {
 	case len(changed) == 0:
 		return debts[0].Why
 	case len(changed) == 1:
-		return changed[0] + " has a new incarnation since " + name + " was started"
+		return changed[0].Why
 	}
-	return fmt.Sprintf("%s and %d more have new incarnations since %s was started", changed[0], len(changed)-1, name)
+	return fmt.Sprintf("%s and %d more have new incarnations since %s was started", changed[0].Upstream, len(changed)-1, name)
 }
 
 func (m *maker) fresh(d int32) string {

@@ -205,7 +205,7 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 			}
 			switch {
 			case why != "" && (!blocked || has == ""): // passed over, or waited for
-				if !blocked && has != "" && had != has {
+				if !blocked && moved(had, s.Status) {
 					v.Passed = append(v.Passed, Block{name, why, dep.any})
 				}
 				if onRecord {
@@ -242,10 +242,28 @@ func (j *judge) verdict(i int32, o Observation) Verdict {
 	return v
 }
 
+// moved reports whether an upstream, of which nothing may be known, is certainly in
+// another incarnation than had.
+func moved(had string, s *wire.Status) bool {
+	switch {
+	case s == nil || s.Token == "":
+		return false
+	case s.Incarnation() == "": // init's part of it is known
+		return s.Token != wire.Unit(had)
+	}
+	return s.Incarnation() != had
+}
+
 func (j *judge) debt(i int32, upstream, had, has string) Debt {
-	why := fmt.Sprintf("%s has a new incarnation since %s was started", upstream, j.t.name(i))
-	if had == "" {
-		why = fmt.Sprintf("nothing on record for %s: kido has not seen %s start since", upstream, j.t.name(i))
+	name := j.t.name(i)
+	why := fmt.Sprintf("%s has a new incarnation since %s was started", upstream, name)
+	switch {
+	case had == "":
+		why = fmt.Sprintf("nothing on record for %s: kido has not seen %s start since", upstream, name)
+	case had == wire.Unit(has): // and has tells a life
+		why = fmt.Sprintf("a probe of %s tells its incarnation now, and which one %s was started against is not known", upstream, name)
+	case has == wire.Unit(had):
+		why = fmt.Sprintf("no probe of %s tells its incarnation any more, so that it may be another one since %s was started", upstream, name)
 	}
 	return Debt{upstream, had, has, why}
 }

@@ -386,3 +386,54 @@ services:
 		})
 	}
 }
+
+// TestNeedTold: what a probe has begun to tell of an upstream, or tells no more, is its
+// own reason; and what is known of one that tells nothing just now is not lost.
+func TestNeedTold(t *testing.T) {
+	s, err := site.Parse("site.yaml", []byte(`
+site: s
+hosts: {h: 10.0.0.1, i: 10.0.0.2}
+services:
+  db: {hosts: [h], systemd: db.service, ready: [{redis: ":1"}]}
+  must: {hosts: [i], systemd: must.service, after: [db]}
+  may: {hosts: [i], systemd: may.service, after: {db: {strength: wants}}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	topo := plan.New(s)
+	for name, x := range map[string]struct {
+		had, unit, life string
+		debt            string // of what requires it
+		passed          bool   // by what wants it
+	}{
+		"the same":                  {"d+1", "d", "1", "", false},
+		"another life":              {"d+1", "d", "2", "db@h has a new incarnation since must@i was started", false},
+		"another start":             {"d+1", "e", "1", "db@h has a new incarnation since must@i was started", false},
+		"it tells now":              {"d", "d", "1", "a probe of db@h tells its incarnation now, and which one must@i was started against is not known", false},
+		"it tells no more":          {"d+1", "d", "", "no probe of db@h tells its incarnation any more, so that it may be another one since must@i was started", false},
+		"untold just now":           {"d+1", "d", wire.LifeUntold, "", false},
+		"untold, and another start": {"d+1", "e", wire.LifeUntold, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			need := func(service string) plan.Verdict {
+				return topo.Need(site.Instance{Service: service, Host: "i"}, func(i site.Instance) plan.Observation {
+					st := &wire.Status{State: wire.StateUp, Token: "u", Settled: true, Ready: true, Wanted: wire.WantedUp}
+					if i.Service == "db" {
+						st.Token, st.Life, st.Ready = x.unit, x.life, x.life != wire.LifeUntold
+					} else {
+						st.Basis = wire.NewVector(wire.Entry{Instance: "db@h", Token: x.had})
+					}
+					return plan.Observation{Status: st}
+				}, nil)
+			}
+			v := need("must")
+			if (len(v.Debts) == 1) != (x.debt != "") || x.debt != "" && v.Debts[0].Why != x.debt {
+				t.Errorf("debts %v, want %q", v.Debts, x.debt)
+			}
+			if v := need("may"); (len(v.Passed) == 1) != x.passed {
+				t.Errorf("passed %v, want %t", v.Passed, x.passed)
+			}
+		})
+	}
+}
