@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -272,37 +273,46 @@ type sights map[site.Instance]sight
 func (f *fleet) sights(ctx context.Context, topo *plan.Topology, instances []site.Instance, seen plan.Observed) sights {
 	ctx, cancel := context.WithTimeout(ctx, statusTime)
 	defer cancel()
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	all := sights{}
-	ask := func(d, u site.Instance, host, from string) {
-		wg.Go(func() {
-			r, err := f.Call(ctx, host, wire.Request{Verb: wire.VerbProbe, Service: u.String()})
-			if err != nil || r.Code != wire.CodeOK || r.Status == nil || r.Status.Ready {
-				return // who may not ask is no wiser than before
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if all[d] == nil {
-				all[d] = sight{}
-			}
-			all[d][u] = "as seen from " + from + ": " + r.Status.Word
-		})
+	type question struct {
+		host     string // "": the runner
+		upstream site.Instance
 	}
+	asked := map[question][]site.Instance{} // once, however many wait for the answer
 	for _, d := range instances {
 		need := topo.Need(d, func(u site.Instance) plan.Observation { return seen[u] }, nil)
 		if len(need.Debts) == 0 {
 			continue
 		}
 		for _, u := range topo.ProbedFrom(d, site.FromRunner) {
-			ask(d, u, "", "the runner")
+			asked[question{"", u}] = append(asked[question{"", u}], d)
 		}
 		if f.site.Service(d.Service).Adapter.Kind == site.KindPlain {
 			continue // nothing there can probe
 		}
 		for _, u := range topo.ProbedFrom(d, site.FromDependent) {
-			ask(d, u, d.Host, d.Host)
+			asked[question{d.Host, u}] = append(asked[question{d.Host, u}], d)
 		}
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	all := sights{}
+	for q, dependents := range asked {
+		wg.Go(func() {
+			r, err := f.Call(ctx, q.host, wire.Request{Verb: wire.VerbProbe, Service: q.upstream.String()})
+			if err != nil || r.Code != wire.CodeOK || r.Status == nil || r.Status.Ready {
+				return // who may not ask is no wiser than before
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, d := range dependents {
+				if all[d] == nil {
+					all[d] = sight{}
+				}
+				if _, told := all[d][q.upstream]; !told || q.host == "" {
+					all[d][q.upstream] = "as seen from " + cmp.Or(q.host, "the runner") + ": " + r.Status.Word
+				}
+			}
+		})
 	}
 	wg.Wait()
 	return all

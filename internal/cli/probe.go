@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kido/internal/plan"
+	"kido/internal/probe"
 	"kido/internal/probe/netprobe"
 	"kido/internal/report"
 	"kido/internal/site"
@@ -87,7 +88,7 @@ type probing func(context.Context) []report.Probe
 func (q probing) only(of []site.Probe) probing {
 	return func(ctx context.Context) []report.Probe {
 		return slices.DeleteFunc(q(ctx), func(r report.Probe) bool {
-			return r.About != "" && !slices.ContainsFunc(of, func(p site.Probe) bool { return p.Described() == r.About })
+			return r.About != "" && !slices.ContainsFunc(of, func(p site.Probe) bool { return probe.Printable(p.Described()) == r.About })
 		})
 	}
 }

@@ -170,7 +170,8 @@ func (a *app) announceAll(ctx context.Context, q plan.Request, f runFlags) error
 }
 
 // owing reports whether something downstream of the targets is seen to owe a
-// reaction.
+// reaction, be it to a target that fell just when it was to be followed: one that only
+// wants it went by, and would not hear of it again.
 func (a *app) owing(ctx context.Context, q plan.Request) (bool, error) {
 	topo, targets, fleet, err := a.reach(q.Targets)
 	if err != nil {
@@ -188,7 +189,7 @@ func (a *app) owing(ctx context.Context, q plan.Request) (bool, error) {
 		if s.Action != plan.ActEnsure || st == nil || plan.OnPurpose(st) {
 			continue
 		}
-		if len(topo.Need(s.Instance, status, nil).Debts) > 0 {
+		if topo.Need(s.Instance, status, nil).Behind(targets) {
 			return true, nil
 		}
 	}

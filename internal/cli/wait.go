@@ -55,7 +55,7 @@ WHAT is the URL of a probe, for which no site file is needed:
   amqp:// kafka:// ldap:// smtp://              ldaps:// and smtps:// with TLS
   http://web1/health#status=200,204&match=ok    options of http behind a #
   tls://host:443?days=14                        a certificate that lasts
-  dns:NAME  file:/PATH  unit:NAME.service       this machine knows, has, runs it
+  dns:NAME  file:/PATH  unit:NAME               this machine knows, has, runs it
   exec:/PATH/OF/PROGRAM ARG                     a program says so by its exit
                                                 status; split at blanks
   not:URL                                       it does not answer

@@ -159,6 +159,9 @@ func readURL(s *probe.Spec, sort probe.Sort, u *url.URL) error {
 		if s.Target = u.Opaque; u.Host != "" || u.Path != "" {
 			return errors.New("a name follows the colon at once")
 		}
+		if sort.Form == probe.FormUnit && s.Target != "" {
+			s.Target = probe.UnitName(s.Target)
+		}
 	}
 	if fragment != "" {
 		return errors.New("what stands behind # means nothing here")
@@ -223,6 +226,12 @@ func setOption(s *probe.Spec, sort probe.Sort, name, value string) error {
 // shown is a URL without what may be secret in it.
 func shown(u *url.URL) string {
 	bare := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, Opaque: u.Opaque}
+	if sort, _ := sortOf(u.Scheme); sort.Form == probe.FormAddress || sort.Form == probe.FormURL {
+		// With a slash too few or too many, a user and his password are elsewhere in it.
+		if bare.Opaque = ""; strings.Contains(bare.Path, "@") {
+			bare.Path = ""
+		}
+	}
 	if u.User != nil {
 		bare.User = url.User(u.User.Username())
 	}

@@ -13,10 +13,7 @@ import (
 // ask makes one try of a service's probes, and works out which life answered.
 func (g *Gate) ask(ctx context.Context, s *PolicyService, of Look) Asked {
 	begun := present()
-	life := probe.Life{Token: of.Token}
-	if of.Age > 0 {
-		life.Since = time.Now().Add(-of.Age)
-	}
+	life := lifeOf(of.Token, of.Begun)
 	a := g.each(ctx, s.Ready, life, true)
 	asked := Asked{Ready: a.Ready, Degraded: a.Degraded, Untried: a.Untried, Word: a.Word, Life: a.Life, Age: a.Age}
 	switch {
@@ -28,6 +25,15 @@ func (g *Gate) ask(ctx context.Context, s *PolicyService, of Look) Asked {
 		asked.Life = wire.LifeUntold
 	}
 	return asked
+}
+
+// lifeOf is an incarnation whose start began so long ago, which is 0 where unknown.
+func lifeOf(token string, begun time.Duration) probe.Life {
+	life := probe.Life{Token: token}
+	if begun > 0 {
+		life.Since = time.Now().Add(-begun)
+	}
+	return life
 }
 
 // each makes one try of each probe, until one says no. The life that they tell is of
@@ -72,10 +78,7 @@ func (g *Gate) probe(ctx context.Context, of string) wire.Reply {
 		if unit, err := g.unit(s); err == nil {
 			defer release(unit)
 			if o, err := unit.Observe(ctx); err == nil {
-				life.Token = o.Token
-				if o.Age > 0 {
-					life.Since = time.Now().Add(-o.Age)
-				}
+				life = lifeOf(o.Token, o.Begun)
 			}
 		}
 	}

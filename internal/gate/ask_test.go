@@ -76,6 +76,26 @@ func TestAskForLife(t *testing.T) {
 	}
 }
 
+// TestAskForThisStart: what was written while it was being started is of this
+// incarnation. A daemon that forks says that it is ready, and only then is its unit active.
+func TestAskForThisStart(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(log, []byte("start\nready\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	then := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(log, then, then); err != nil {
+		t.Fatal(err)
+	}
+	s := PolicyService{Name: "web", Ready: []probe.Spec{{Kind: probe.KindLog, Target: log, Options: map[string]string{"begins": "start", "match": "ready"}}}}
+	g := &Gate{prober: probe.Local{}}
+	for begun, ready := range map[time.Duration]bool{2 * time.Minute: true, 50 * time.Second: false} {
+		if a := g.ask(t.Context(), &s, Look{Age: 40 * time.Second, Begun: begun}); a.Ready != ready {
+			t.Errorf("begun %v ago, active 40s: %+v", begun, a)
+		}
+	}
+}
+
 // TestOutagesSeen is the rule by which a host tells the lives of what tells none.
 func TestOutagesSeen(t *testing.T) {
 	at := func(n int) Moment { return Moment{"boot", time.Duration(n) * time.Second} }

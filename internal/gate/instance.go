@@ -231,7 +231,7 @@ func (p *performer) look(o initsys.Observation, err error) Look {
 	if o.State != initsys.Up && (o.State == initsys.Busy || !p.jobs()) && p.held() {
 		return Look{State: wire.StateDown, Held: true, Word: "its start waits for what it needs"}
 	}
-	return Look{State: states[o.State], Token: o.Token, Age: o.Age, Word: o.Word}
+	return Look{State: states[o.State], Token: o.Token, Age: o.Age, Begun: o.Begun, Word: o.Word}
 }
 
 // held reports whether a waiter is at work.

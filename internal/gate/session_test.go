@@ -297,7 +297,11 @@ func TestSlowRequest(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			cmd := h.gate(t, h.mine, "-patience", "300ms")
+			patience := "300ms"
+			if c.want == "too long" {
+				patience = "1m"
+			}
+			cmd := h.gate(t, h.mine, "-patience", patience)
 			var out bytes.Buffer
 			cmd.Stdout = &out
 			stdin, err := cmd.StdinPipe()

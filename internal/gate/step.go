@@ -66,6 +66,7 @@ type Look struct {
 	State wire.State
 	Token string        // "" unless State is up and the incarnation is known
 	Age   time.Duration // for people
+	Begun time.Duration // how long ago its start began; 0 where unknown
 	Word  string
 	// Held says that init is about to start it, and a [Waiter] holds that back;
 	// State is down then.

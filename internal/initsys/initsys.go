@@ -44,6 +44,9 @@ type Observation struct {
 	Token string
 	// Age is how long this incarnation has run, 0 where unknown. For people.
 	Age time.Duration
+	// Begun is how long ago its start began, 0 where unknown. A unit of systemd's is
+	// active, and counts its age, only when that has ended: its log may say so before.
+	Begun time.Duration
 	// Word says more, for people: "pid file /run/x.pid names pid 12, which is gone".
 	Word string
 }

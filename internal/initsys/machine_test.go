@@ -459,13 +459,18 @@ func TestSystemdSlowStart(t *testing.T) {
 		release := pipe(t, u.dir)
 		j := begin(t, u, initsys.Start)
 		busy(t, u, "its start job is running")
+		starting := time.Now()
 		go release()
 		if err := j.Wait(t.Context()); err != nil {
 			t.Error(err)
 		}
+		ready := time.Now()
 		o := settle(t, u, initsys.Up)
 		if len(o.Token) != 32 || o.Age <= 0 || o.Age > time.Hour {
 			t.Errorf("%+v", o)
+		}
+		if since := ready.Sub(starting); o.Begun <= o.Age || o.Begun < since || o.Begun > time.Hour {
+			t.Errorf("it was being started already %v before it was up: %+v", since, o)
 		}
 	})
 	t.Run("stopped", func(t *testing.T) {

@@ -233,7 +233,8 @@ func judge(said claim, file pidFile) (Observation, error) {
 	}
 	switch {
 	case file.state == pidAlive && (said == silent || said == runs):
-		return Observation{State: Up, Token: file.main.Token(), Age: file.main.Age()}, nil
+		age := file.main.Age()
+		return Observation{State: Up, Token: file.main.Token(), Age: age, Begun: age}, nil
 	case file.state == pidAlive:
 		return Observation{State: Failed, Word: "status says that it does not run, but " + file.String()}, nil
 	case file.state == pidDead:

@@ -126,7 +126,8 @@ type unitStatus struct {
 	invocation []byte // 16 bytes; empty before its first start
 	job        dbus.ObjectPath
 	jobs       bool          // it has one
-	entered    time.Duration // when it became active, on the monotonic clock
+	begun      time.Duration // when its start began, on the monotonic clock
+	entered    time.Duration // when it became active, likewise
 	changed    time.Duration // when it last changed
 	canReload  bool
 	unmet      string   // the conditions that kept it from starting when that was last tried
@@ -208,6 +209,9 @@ func (s unitStatus) observation(now time.Duration) (Observation, error) {
 		if s.entered > 0 {
 			o.Age = max(0, now-s.entered)
 		}
+		if s.begun > 0 {
+			o.Begun = max(0, now-s.begun)
+		}
 		return o, nil
 	case s.load == "masked":
 		return Observation{State: Down, Word: "masked"}, nil
@@ -245,10 +249,10 @@ func parseUnit(p map[string]dbus.Variant) (unitStatus, error) {
 			ID   uint32
 			Path dbus.ObjectPath
 		}
-		loadError               struct{ Name, Message string }
-		entered, changed, tried uint64
-		conditions              []condition
-		met                     bool
+		loadError                      struct{ Name, Message string }
+		begun, entered, changed, tried uint64
+		conditions                     []condition
+		met                            bool
 	)
 	for _, x := range []struct {
 		name string
@@ -261,6 +265,7 @@ func parseUnit(p map[string]dbus.Variant) (unitStatus, error) {
 		{"SubState", &s.sub},
 		{"InvocationID", &s.invocation},
 		{"Job", &job},
+		{"InactiveExitTimestampMonotonic", &begun},
 		{"ActiveEnterTimestampMonotonic", &entered},
 		{"StateChangeTimestampMonotonic", &changed},
 		{"CanReload", &s.canReload},
@@ -280,6 +285,7 @@ func parseUnit(p map[string]dbus.Variant) (unitStatus, error) {
 	}
 	s.job, s.jobs = job.Path, job.ID != 0
 	s.loadError = loadError.Message
+	s.begun = time.Duration(begun) * time.Microsecond
 	s.entered, s.changed = time.Duration(entered)*time.Microsecond, time.Duration(changed)*time.Microsecond
 	if tried > 0 && !met {
 		s.unmet = unmet(conditions)

@@ -73,7 +73,7 @@ func TestUnitObservation(t *testing.T) {
 		want Observation
 		err  string
 	}{
-		{"up", unitStatus{load: "loaded", active: "active", sub: "running", invocation: id, entered: now - time.Minute}, Observation{State: Up, Token: "5a01", Age: time.Minute}, ""},
+		{"up", unitStatus{load: "loaded", active: "active", sub: "running", invocation: id, begun: now - 2*time.Minute, entered: now - time.Minute}, Observation{State: Up, Token: "5a01", Age: time.Minute, Begun: 2 * time.Minute}, ""},
 		{"up since just now", unitStatus{load: "loaded", active: "active", sub: "running", invocation: id, entered: now + 1}, Observation{State: Up, Token: "5a01"}, ""},
 		{"up, no id", unitStatus{load: "loaded", active: "active", sub: "mounted"}, Observation{State: Up, Word: "systemd has no invocation id for it"}, ""},
 		{"up, file removed", unitStatus{load: "not-found", active: "active", sub: "running", invocation: id}, Observation{State: Up, Token: "5a01", Word: "it runs, but could not be started again: its unit is not-found"}, ""},
@@ -114,9 +114,9 @@ func TestParseUnit(t *testing.T) {
 			"Id": dbus.MakeVariant("db.service"), "LoadState": dbus.MakeVariant("loaded"),
 			"LoadError":   as("(ss)", []any{"name", "message"}),
 			"ActiveState": dbus.MakeVariant("active"), "SubState": dbus.MakeVariant("running"),
-			"InvocationID":                  dbus.MakeVariant([]byte{1, 2}),
-			"Job":                           as("(uo)", []any{uint32(7), dbus.ObjectPath("/job/7")}),
-			"ActiveEnterTimestampMonotonic": dbus.MakeVariant(uint64(1000)), "StateChangeTimestampMonotonic": dbus.MakeVariant(uint64(2000)),
+			"InvocationID":                   dbus.MakeVariant([]byte{1, 2}),
+			"Job":                            as("(uo)", []any{uint32(7), dbus.ObjectPath("/job/7")}),
+			"InactiveExitTimestampMonotonic": dbus.MakeVariant(uint64(500)), "ActiveEnterTimestampMonotonic": dbus.MakeVariant(uint64(1000)), "StateChangeTimestampMonotonic": dbus.MakeVariant(uint64(2000)),
 			"CanReload": dbus.MakeVariant(true), "ConditionResult": dbus.MakeVariant(false), "ConditionTimestampMonotonic": dbus.MakeVariant(uint64(3)),
 			"Conditions": as("a(sbbsi)", [][]any{{"ConditionPathExists", false, true, "/a", int32(-1)}, {"ConditionHost", false, false, "x", int32(0)}}),
 			"ConsistsOf": dbus.MakeVariant([]string{"b.socket", "d.service", "c.service"}), "SourcePath": dbus.MakeVariant("/etc/fstab"),
@@ -125,7 +125,7 @@ func TestParseUnit(t *testing.T) {
 	got, err := parseUnit(whole())
 	want := unitStatus{
 		id: "db.service", load: "loaded", loadError: "message", active: "active", sub: "running", invocation: []byte{1, 2},
-		job: "/job/7", jobs: true, entered: time.Millisecond, changed: 2 * time.Millisecond, canReload: true,
+		job: "/job/7", jobs: true, begun: 500 * time.Microsecond, entered: time.Millisecond, changed: 2 * time.Millisecond, canReload: true,
 		unmet: "not started, as its conditions are not met: ConditionPathExists=!/a", members: []string{"c.service", "d.service"},
 	}
 	if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) || err != nil {

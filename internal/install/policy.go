@@ -154,8 +154,8 @@ func peersOf(s *site.Site, i site.Instance) []gate.Peer {
 	for _, dep := range s.Service(i.Service).After {
 		for _, u := range upstreams(s, i, dep) {
 			up := s.Service(u.Service)
-			if up.Listens == "" {
-				continue
+			if name, _, err := net.SplitHostPort(up.Listens); err != nil || u.Host != i.Host && site.Loopback(name) {
+				continue // on another host than its own that leads to something else
 			}
 			at := []string{fill(up.Listens, s.Host(u.Host).Address)}
 			if _, port, err := net.SplitHostPort(up.Listens); err == nil && u.Host == i.Host && up.Adapter.Kind != site.KindExternal {
@@ -241,6 +241,11 @@ func upstreams(s *site.Site, d site.Instance, dep site.Dependency) []site.Instan
 // host is ready.
 func seenFrom(s *site.Site, v *site.Service, host, place string) []probe.Spec {
 	specs := Probes(s, v, host, site.FromDependent)
+	if len(specs) > 0 && host != place {
+		// Where the site says what to ask from there, that is it: the way may well be
+		// another than the instance's own, and a firewall stand in that one.
+		return specs
+	}
 	for _, p := range Probes(s, v, host, site.FromHost) {
 		// Of a login that only its own host has, elsewhere is seen that it listens: less,
 		// but more than nothing for a start that is to be held.

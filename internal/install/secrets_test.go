@@ -112,6 +112,8 @@ func TestProbesOfKinds(t *testing.T) {
 		{`{tls: ":443", ca: /x}`, "tls 192.0.2.1:443 ca=file:/x timeout=3000", "tcp 192.0.2.1:443 timeout=3000", true},
 		{`{http: "https:///health"}`, "https https://192.0.2.1/health timeout=3000", "https https://192.0.2.1/health timeout=3000", true},
 		{`{http: "http://:80/", match: x}`, "http http://192.0.2.1:80/ match=x timeout=3000", "http http://192.0.2.1:80/ match=x timeout=3000", true},
+		{`[{redis: ":6379", password: {file: /x}}, {tcp: "pool:1", from: dependent}]`, "redis 192.0.2.1:6379 password=file:/x timeout=3000", "tcp pool:1 timeout=3000", true},
+		{`[{tcp: ":5432"}, {tcp: "pool:1", from: dependent}]`, "tcp 192.0.2.1:5432 timeout=3000", "tcp pool:1 timeout=3000", false},
 		{`{exec: [/x]}`, "exec timeout=3000 /x", "", false},
 		{`{log: journal, match: x}`, "log journal match=x timeout=3000", "", false},
 		{`{dns: a.example}`, "dns a.example timeout=3000", "", true},

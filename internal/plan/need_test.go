@@ -431,8 +431,11 @@ services:
 			if (len(v.Debts) == 1) != (x.debt != "") || x.debt != "" && v.Debts[0].Why != x.debt {
 				t.Errorf("debts %v, want %q", v.Debts, x.debt)
 			}
+			db, other := []site.Instance{{Service: "db", Host: "h"}}, []site.Instance{{Service: "must", Host: "i"}}
 			if v := need("may"); (len(v.Passed) == 1) != x.passed {
 				t.Errorf("passed %v, want %t", v.Passed, x.passed)
+			} else if v.Behind(db) != (x.passed || x.debt != "") || v.Behind(other) != (x.debt != "") {
+				t.Errorf("behind its upstream: %t, and another: %t", v.Behind(db), v.Behind(other))
 			}
 		})
 	}

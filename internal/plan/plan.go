@@ -13,6 +13,8 @@
 package plan
 
 import (
+	"slices"
+
 	"kido/internal/site"
 	"kido/internal/wire"
 )
@@ -137,6 +139,14 @@ type Verdict struct {
 
 // Fresh reports whether there is nothing to do and nothing to wait for.
 func (v Verdict) Fresh() bool { return len(v.Debts) == 0 && len(v.Blocked) == 0 && v.Own == "" }
+
+// Behind reports whether it has a new incarnation of an upstream yet to follow, or
+// passes over one of these which it has not followed.
+func (v Verdict) Behind(of []site.Instance) bool {
+	return len(v.Debts) > 0 || slices.ContainsFunc(v.Passed, func(b Block) bool {
+		return slices.ContainsFunc(of, func(i site.Instance) bool { return i.String() == b.Upstream })
+	})
+}
 
 // Block is one upstream that stands in the way.
 type Block struct {

@@ -73,6 +73,17 @@ type Sort struct {
 	Options map[string]Option // by name; an option "x." takes any name behind the dot
 }
 
+// UnitName is the full name of a systemd unit: without a suffix of systemd's it is a
+// service's, as for systemctl.
+func UnitName(name string) string {
+	if slices.Contains(unitSuffixes, path.Ext(name)) {
+		return name
+	}
+	return name + ".service"
+}
+
+var unitSuffixes = []string{".service", ".socket", ".device", ".mount", ".automount", ".swap", ".target", ".path", ".timer", ".slice", ".scope"}
+
 // Option is what a kind takes beside its target.
 type Option struct {
 	Check func(value string) error

@@ -203,8 +203,10 @@ func (r *Run) blocked(s *step, by []plan.Block) choice {
 	for _, b := range by {
 		service, host, _ := strings.Cut(b.Upstream, "@")
 		u := site.Instance{Service: service, Host: host}
-		if a := r.reads[question{at: s.Instance.Host, instance: u, probe: true}]; a != nil && a.streak > 0 {
-			every = interval(r.site.Service(service))
+		for _, place := range []string{s.Instance.Host, runner} {
+			if r.counting(place, u) {
+				every = interval(r.site.Service(service))
+			}
 		}
 		st := r.status(u).Status
 		switch {
@@ -254,7 +256,11 @@ func (r *Run) ready(s *step, st wire.Status) choice {
 	}
 	if word != "" {
 		s.answers = 0
-		return choice{wait: PhaseSettling, word: word}
+		c := choice{wait: PhaseSettling, word: word}
+		if st.Ready && r.counting(runner, s.Instance) {
+			c.every = interval(s.svc)
+		}
+		return c
 	}
 	s.answers++
 	if n := successes(s.svc, site.FromHost); s.answers < n {

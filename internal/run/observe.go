@@ -236,6 +236,17 @@ func (r *Run) seenFrom(s *step) func(site.Instance) string {
 	}
 }
 
+// counting reports whether a place has found an instance ready, and not yet as many
+// times in a row as it is to.
+func (r *Run) counting(place string, i site.Instance) bool {
+	from := site.FromDependent
+	if place == runner {
+		from = site.FromRunner
+	}
+	a := r.reads[question{at: place, instance: i, probe: true}]
+	return a != nil && a.streak > 0 && a.streak < successes(r.site.Service(i.Service), from)
+}
+
 // unseenFrom says why a place finds an instance not ready, "" where it does not or
 // was not asked.
 func (r *Run) unseenFrom(place string, u site.Instance) string {

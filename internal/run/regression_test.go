@@ -417,10 +417,10 @@ func TestDeadlineIsItsOwn(t *testing.T) {
 	}
 }
 
-// Answers in a row are counted an interval apart, at the host and from the
-// dependent's.
+// Answers in a row are counted an interval apart, at the host, from the dependent's and
+// from the runner's.
 func TestSuccessesInARow(t *testing.T) {
-	for from, least := range map[string]time.Duration{"host": 4 * time.Second, "dependent": 4 * time.Second} {
+	for from, least := range map[string]time.Duration{"host": 4 * time.Second, "dependent": 4 * time.Second, "runner": 4 * time.Second} {
 		text := header + "  db: {hosts: [h1], sysv: db, ready: [{tcp: ':1', interval: 2s, successes: 3, from: " + from + "}]}\n" +
 			service("web", "h2", ", after: {db: restart}")
 		w := newWorld(t, 1, text)

@@ -8,6 +8,7 @@ import (
 
 	"kido/internal/gate"
 	"kido/internal/initsys"
+	"kido/internal/rule"
 	"kido/internal/site"
 	"kido/internal/wire"
 )
@@ -150,7 +151,7 @@ func (w *world) begin(k int8, c cause) {
 	}
 	n.rank++
 	token := tokens.of(n.life, n.inside)
-	if w.sc.probeWord {
+	if w.sc.probeWord && rule.Holds(rule.InnerLife) { // else what begins inside has no name of its own
 		token = tokens.joined(n.life, n.inside)
 	}
 	if len(n.lives) == memory {

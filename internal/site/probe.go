@@ -578,13 +578,11 @@ func (d *decoder) url(n *node, p *probeDraft) string {
 // probedUnit reads the name of a systemd unit; without a suffix it is a service.
 func (d *decoder) probedUnit(n *node) string {
 	unit := d.unitName(n, string(probe.KindSystemd))
-	if unit != "" && !slices.Contains(unitSuffixes, path.Ext(unit)) {
-		unit += ".service"
+	if unit == "" {
+		return ""
 	}
-	return unit
+	return probe.UnitName(unit)
 }
-
-var unitSuffixes = []string{".service", ".socket", ".device", ".mount", ".automount", ".swap", ".target", ".path", ".timer", ".slice", ".scope"}
 
 // checkReady holds the rules between a service and its probes, and fills in what
 // follows from them.
