@@ -421,7 +421,7 @@ func TestStolenKeyIsBounded(t *testing.T) {
 // longer than the certificate by which it came in.
 func TestCertificateEndsConnection(t *testing.T) {
 	t.Parallel()
-	_, _, client, _ := openAsDB1(t, "grant db1 web status\n", func(k *ssh.Certificate) { k.ValidBefore = uint64(time.Now().Add(5 * time.Second).Unix()) })
+	_, _, client, _ := openAsDB1(t, "grant db1 web status\n", func(k *ssh.Certificate) { k.ValidBefore = uint64(time.Now().Add(10 * time.Second).Unix()) })
 	ask := func() string { return request(t, client, wire.Request{Verb: wire.VerbStatus, Service: "web"}) }
 	if out := ask(); !strings.Contains(out, "kido/1 reply ok") {
 		t.Errorf("a good certificate: %s", out)

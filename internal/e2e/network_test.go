@@ -71,7 +71,7 @@ func TestKeepTrying(t *testing.T) {
 func TestHungTarget(t *testing.T) {
 	t.Parallel()
 	l := shop()
-	l.connect, l.attempts = "1s", 1
+	l.connect, l.attempts = "4s", 1 // in which those that do answer are to have answered
 	s := newSite(t, l)
 	n := s.up(t)
 	web1 := s.host(t, "web1")

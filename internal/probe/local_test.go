@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	short = 100 * time.Millisecond // for tries that must run into it
+	short = 400 * time.Millisecond // for tries that must run into it
 	long  = 20 * time.Second       // for tries that must not
 )
 
@@ -134,16 +134,9 @@ func readRequest(c net.Conn) (head string) {
 
 func silent(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
 
-// refused is an address of this host at which nobody listens.
-func refused(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+// refused is an address of this host at which nobody listens: a port that was free a
+// moment ago may be another test's by now.
+func refused(*testing.T) string { return "127.0.0.1:1" }
 
 // full is the address of a listener whose queue has no room: connections to it
 // stay half open.
@@ -210,7 +203,7 @@ func questions() []question {
 		}, long), ""},
 		{"tcp over IPv6", tcp(func(t *testing.T) string { return listen(t, "[::1]:0", silent) }, long), ""},
 		{"tcp refused", tcp(refused, long), "connection refused"},
-		{"tcp half open", tcp(full, short), "no answer within 100ms"},
+		{"tcp half open", tcp(full, short), "no answer within 400ms"},
 		{"tcp nonsense", tcp(at("127.0.0.1"), long), "tcp: 127.0.0.1 is not ADDRESS:PORT"},
 
 		{"http", http(says(headers+"A: b\r\n\r\nbody"), long), ""},
@@ -227,8 +220,8 @@ func questions() []question {
 		{"http refused", func(t *testing.T) probe.Spec {
 			return probe.Spec{Kind: probe.KindHTTP, Target: "http://" + refused(t) + "/"}
 		}, "connection refused"},
-		{"http silent", http(silent, short), "connected, but no answer within 100ms"},
-		{"http stops in its headers", http(says(headers+"A: b\r\n"), short), "connected, but no answer within 100ms"},
+		{"http silent", http(silent, short), "connected, but no answer within 400ms"},
+		{"http stops in its headers", http(says(headers+"A: b\r\n"), short), "connected, but no answer within 400ms"},
 		{"http hangs up", http(func(c net.Conn) { readRequest(c) }, long), "connection closed without an answer"},
 		{"http half closed", http(func(c net.Conn) {
 			readRequest(c)
@@ -274,7 +267,7 @@ func questions() []question {
 		{"exec talks without end", sh(long, "yes | head -c 1000000; echo; exit 1"), "y"},
 		{"exec clean environment", sh(long, `echo "$(env | sort | tr '\n' ' ') $(pwd)"; exit 1`), "HOME=/ LANG=C PATH=/usr/sbin:/usr/bin:/sbin:/bin PWD=/ /"},
 		{"exec no standard input", sh(long, "read x || echo none; exit 1"), "none"},
-		{"exec hangs", sh(short, "sleep 1000"), "no answer within 100ms"},
+		{"exec hangs", sh(short, "sleep 1000"), "no answer within 400ms"},
 		{"exec leaves a process behind", sh(long, "sleep 1000 & exit 0"), ""},
 		{"exec missing", func(*testing.T) probe.Spec {
 			return probe.Spec{Kind: probe.KindExec, Argv: []string{"/nonexistent/x"}}
@@ -521,7 +514,7 @@ func TestGrandchild(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "pid")
 			timeout := long
 			if name == "time-out" {
-				timeout = 500 * time.Millisecond
+				timeout = 2 * time.Second // by then it has written it down
 			}
 			probe.Local{}.Try(t.Context(), sh(timeout, strings.ReplaceAll(script, "FILE", file))(t))
 			text, err := os.ReadFile(file)
@@ -593,7 +586,7 @@ func TestDelegate(t *testing.T) {
 		"https://endless/":     program + " probe-child: signal: broken pipe",
 		"https://crash/":       program + " probe-child: exit status 7",
 		"https://nothing/":     program + " probe-child: field 1: ",
-		"https://silent/":      "no answer within 100ms",
+		"https://silent/":      "no answer within 400ms",
 		"https://u:p@ready/":   "https: a probe's URL holds no user name or password",
 	} {
 		t.Run(target, func(t *testing.T) {

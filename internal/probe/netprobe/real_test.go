@@ -137,15 +137,27 @@ func write(t testing.TB, as *syscall.Credential, path string, text []byte) strin
 	return path
 }
 
-// freePort is a port of 127.0.0.1 on which nothing listened a moment ago.
+// freePort is a port of 127.0.0.1 that nobody else is given by the kernel until the test
+// is over: a socket is bound to it that does not listen. A server that asks for it by its
+// number gets it, as servers set SO_REUSEADDR; before and after that it refuses connections.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name.(*syscall.SockaddrInet4).Port
 }
 
 // at is the address of a port of 127.0.0.1.

@@ -96,8 +96,10 @@ func TestRedis(t *testing.T) {
 		sayRedis(t, s, "DEBUG", "POPULATE", "20000", "key", "100")
 		sayRedis(t, s, "SAVE")
 		p.stop(t, syscall.SIGTERM)
-		_, s = startRedis(t, "--dir", dir, "--key-load-delay", "50", "--loading-process-events-interval-bytes", "1024")
+		// At 20 s for all of them it is still at it whenever it is asked, and then let go.
+		_, s = startRedis(t, "--dir", dir, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
 		says(t, s, "connected, but: it is loading its dataset (…")
+		sayRedis(t, s, "CONFIG", "SET", "key-load-delay", "0")
 		until(t, "it has loaded", func() bool {
 			a := ask(t, s)
 			if !a.Ready && !strings.HasPrefix(a.Word, "connected, but: it is loading its dataset (") {
@@ -177,7 +179,7 @@ func TestRedis(t *testing.T) {
 
 	t.Run("cluster", func(t *testing.T) {
 		t.Parallel()
-		_, s := startRedis(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+		_, s := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", fmt.Sprint(freePort(t)), "--cluster-node-timeout", "1000")
 		says(t, s, "connected, but: the cluster is down (CLUSTERDOWN)")
 		sayRedis(t, s, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
 		until(t, "all slots are served", func() bool { return ask(t, s).Ready })
