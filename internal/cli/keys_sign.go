@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"kido/internal/gate"
@@ -483,8 +484,13 @@ func readPassphrase(file string) ([]byte, error) {
 // typed asks for a line that is not shown. An interrupt gives the terminal back
 // as it was.
 func (a *app) typed(ctx context.Context, prompt string) ([]byte, error) {
-	fd := int(a.stdin.Fd())
-	before, err := term.GetState(fd)
+	before, err := term.GetState(int(a.stdin.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	// A read of a terminal cannot be called off. The one that is left behind sets the
+	// terminal anew when it ends, and keeps a descriptor of its own so that it is this.
+	fd, err := unix.FcntlInt(a.stdin.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -496,6 +502,7 @@ func (a *app) typed(ctx context.Context, prompt string) ([]byte, error) {
 	fmt.Fprint(a.stderr, prompt)
 	go func() {
 		line, err := term.ReadPassword(fd)
+		_ = unix.Close(fd)
 		got <- answer{line, err}
 	}()
 	defer fmt.Fprintln(a.stderr)
@@ -506,7 +513,7 @@ func (a *app) typed(ctx context.Context, prompt string) ([]byte, error) {
 		}
 		return r.line, r.err
 	case <-ctx.Done():
-		return nil, errors.Join(&failure{status: exitInterrupted, err: errors.New("interrupted"), hint: "nothing was written"}, term.Restore(fd, before))
+		return nil, errors.Join(&failure{status: exitInterrupted, err: errors.New("interrupted"), hint: "nothing was written"}, term.Restore(int(a.stdin.Fd()), before))
 	}
 }
 

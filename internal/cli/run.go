@@ -156,44 +156,62 @@ func (a *app) act(ctx context.Context, q plan.Request, f runFlags) error {
 
 // announceAll announces until nothing is owed: a target that was started anew in
 // the course of a run makes stale again what that run was through with, and it may
-// be that nobody else tells.
+// be that nobody else tells. What is owed after a run as it was before it is left to
+// whoever called: as of what only wants a target, and does not see it from where it is.
 func (a *app) announceAll(ctx context.Context, q plan.Request, f runFlags) error {
-	for {
+	for before := []behind(nil); ; {
 		if err := a.act(ctx, q, f); err != nil || f.dryRun {
 			return err
 		}
 		owing, err := a.owing(ctx, q)
-		if err != nil || !owing {
+		if err != nil || len(owing) == 0 {
 			return err
 		}
+		if slices.Equal(owing, before) {
+			all := make([]string, len(owing))
+			for n, o := range owing {
+				all[n] = o.instance + " is behind: " + o.Why
+			}
+			return &failure{
+				status: exitIncomplete, err: errors.New(strings.Join(all, "\n")),
+				hint: "see why with: kido status; then: kido announce " + strings.Join(q.Targets, " "),
+			}
+		}
+		before = owing
 	}
 }
 
-// owing reports whether something downstream of the targets is seen to owe a
-// reaction, be it to a target that fell just when it was to be followed: one that only
-// wants it went by, and would not hear of it again.
-func (a *app) owing(ctx context.Context, q plan.Request) (bool, error) {
+// behind is a debt of an instance.
+type behind struct {
+	instance string
+	plan.Debt
+}
+
+// owing says what is owed downstream of the targets, be it a reaction to a target that
+// fell just when it was to be followed: what only wants it went by, and would not hear
+// of it again.
+func (a *app) owing(ctx context.Context, q plan.Request) (all []behind, err error) {
 	topo, targets, fleet, err := a.reach(q.Targets)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer fleet.close()
 	seen := fleet.observe(ctx, topo.Around(targets), lookTime)
 	status := func(i site.Instance) plan.Observation { return seen[i] }
 	p, err := makePlan(topo, q, targets, seen)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	for _, s := range p.Steps {
 		st := seen[s.Instance].Status
 		if s.Action != plan.ActEnsure || st == nil || plan.OnPurpose(st) {
 			continue
 		}
-		if topo.Need(s.Instance, status, nil).Behind(targets) {
-			return true, nil
+		for _, d := range topo.Need(s.Instance, status, nil).Behind(targets) {
+			all = append(all, behind{s.Name, d})
 		}
 	}
-	return false, nil
+	return all, nil
 }
 
 // makePlan plans a request. Where no target was named the whole site is meant, of

@@ -140,12 +140,16 @@ type Verdict struct {
 // Fresh reports whether there is nothing to do and nothing to wait for.
 func (v Verdict) Fresh() bool { return len(v.Debts) == 0 && len(v.Blocked) == 0 && v.Own == "" }
 
-// Behind reports whether it has a new incarnation of an upstream yet to follow, or
-// passes over one of these which it has not followed.
-func (v Verdict) Behind(of []site.Instance) bool {
-	return len(v.Debts) > 0 || slices.ContainsFunc(v.Passed, func(b Block) bool {
-		return slices.ContainsFunc(of, func(i site.Instance) bool { return i.String() == b.Upstream })
-	})
+// Behind says which new incarnations of its upstreams it has yet to follow, and which
+// of these upstreams it passes over and has not followed, without their tokens.
+func (v Verdict) Behind(of []site.Instance) []Debt {
+	all := slices.Clone(v.Debts)
+	for _, b := range v.Passed {
+		if slices.ContainsFunc(of, func(i site.Instance) bool { return i.String() == b.Upstream }) {
+			all = append(all, Debt{Upstream: b.Upstream, Why: b.Upstream + ": " + b.Why})
+		}
+	}
+	return all
 }
 
 // Block is one upstream that stands in the way.

@@ -375,7 +375,7 @@ func (w *world) owing(r *runner) bool {
 	}
 	for _, s := range p.Steps {
 		st := seen[s.Instance].Status
-		if s.Action == plan.ActEnsure && st != nil && !plan.OnPurpose(st) && l.topo.Need(s.Instance, status, nil).Behind(targets) {
+		if s.Action == plan.ActEnsure && st != nil && !plan.OnPurpose(st) && len(l.topo.Need(s.Instance, status, nil).Behind(targets)) > 0 {
 			return true
 		}
 	}
