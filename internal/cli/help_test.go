@@ -2,6 +2,9 @@ package cli
 
 import (
 	"bytes"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -37,4 +40,36 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	visit((&app{}).root())
+}
+
+// README's table of commands knows every one that is for a site, and no others.
+func TestReadmeCommands(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(text), "\n## The commands\n")
+	table, _, end := strings.Cut(table, "\n\n`-o json`")
+	if !found || !end {
+		t.Fatal("README.md has no table of commands")
+	}
+	told := map[string]bool{}
+	for line := range strings.Lines(table) {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
+		for _, name := range regexp.MustCompile("`(?:kido )?([a-z]+)").FindAllStringSubmatch(cell, -1) {
+			told[name[1]] = true
+		}
+	}
+	apart := []string{"completion", "version", "help", "demo"}
+	for _, c := range (&app{}).root().Commands() {
+		name := c.Name()
+		if c.Runnable() && !slices.Contains(apart, name) && !told[name] {
+			t.Errorf("README.md's table does not name kido %s", name)
+		}
+		delete(told, name)
+	}
+	for name := range told {
+		t.Errorf("README.md's table names %q, which is no command", name)
+	}
 }

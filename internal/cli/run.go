@@ -129,7 +129,7 @@ func (a *app) act(ctx context.Context, q plan.Request, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := impossible(p, targets); err != nil {
+	if err := impossible(topo.Site(), p, targets); err != nil {
 		return err
 	}
 	// Only what is not the same when it is done twice needs its past: all other
@@ -229,14 +229,20 @@ func makePlan(topo *plan.Topology, q plan.Request, targets []site.Instance, seen
 
 // impossible is an error where a plan does nothing of what was asked for by
 // name.
-func impossible(p *plan.Plan, targets []site.Instance) error {
+func impossible(s *site.Site, p *plan.Plan, targets []site.Instance) error {
 	if len(p.Steps) > 0 || len(p.Request.Targets) == 0 || p.Request.Verb == plan.Announce {
 		return nil // that nothing depends on what is announced is no mistake
 	}
 	for _, n := range p.Alone {
-		if slices.ContainsFunc(targets, func(i site.Instance) bool { return i.String() == n.Instance }) {
-			return usageError("nothing was done; kido plan restart "+n.Instance+" says what a restart would do", "kido %s: %s: %s", p.Request.Verb, n.Instance, n.Reason)
+		at := slices.IndexFunc(targets, func(i site.Instance) bool { return i.String() == n.Instance })
+		if at < 0 {
+			continue
 		}
+		hint := "nothing was done; kido plan restart " + n.Instance + " says what a restart would do"
+		if s.Service(targets[at].Service).Adapter.Kind == site.KindExternal {
+			hint = "nothing was done; ask it: kido probe " + n.Instance + "; make what depends on it fresh: kido announce " + n.Instance
+		}
+		return usageError(hint, "kido %s: %s: %s", p.Request.Verb, n.Instance, n.Reason)
 	}
 	return nil
 }
