@@ -65,7 +65,7 @@ func NewMachine(instance string, q wire.Request) Machine {
 type Look struct {
 	State wire.State
 	Token string        // "" unless State is up and the incarnation is known
-	Age   time.Duration // for people
+	Age   time.Duration // since it was up; 0 where unknown
 	Begun time.Duration // how long ago its start began; 0 where unknown
 	Word  string
 	// Held says that init is about to start it, and a [Waiter] holds that back;

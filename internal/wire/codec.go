@@ -120,7 +120,7 @@ func (r Reply) Format() []byte {
 		w.line("status", s.Instance, string(s.State))
 		w.text("token", s.Token)
 		w.text("life", s.Life)
-		w.duration("age", s.Age, time.Second)
+		w.duration("age", s.Age, time.Millisecond)
 		w.flag("settled", s.Settled)
 		w.flag("ready", s.Ready)
 		w.flag("degraded", s.Degraded)
@@ -170,7 +170,7 @@ func ParseReply(text []byte) (Reply, error) {
 		case "life":
 			return word(args, &s.Life)
 		case "age":
-			return duration(args, &s.Age, time.Second)
+			return duration(args, &s.Age, time.Millisecond)
 		case "settled":
 			return flag(args, &s.Settled)
 		case "ready":

@@ -235,7 +235,7 @@ type Status struct {
 	// changes where it was restarted inside its unit. "" where no probe tells;
 	// LifeUntold where one is to, and did not.
 	Life       string
-	Age        time.Duration // of the incarnation; 0 where unknown; whole seconds
+	Age        time.Duration // of the incarnation; 0 where unknown; whole milliseconds
 	Settled    bool          // the token was the same before and after the probes
 	Ready      bool          // up, settled, and all probes answered
 	Degraded   bool          // ready, but not as it should be: Word says what is wrong

@@ -22,7 +22,7 @@ func sampleRequest() Request {
 
 func sampleReply() Reply {
 	return Reply{Code: CodeFailed, Word: "it is failed", Output: "line\nline\xff", Status: &Status{
-		Instance: "web@web1", State: StateUp, Token: "t", Life: "1700000000.5", Age: 3 * time.Second, Settled: true, Ready: true, Degraded: true, Word: "why",
+		Instance: "web@web1", State: StateUp, Token: "t", Life: "1700000000.5", Age: 3 * time.Millisecond, Settled: true, Ready: true, Degraded: true, Word: "why",
 		Generation: 3, Wanted: WantedUp, Basis: NewVector(Entry{"db@db1", "c"}), Intent: true, IntentVerb: VerbStop,
 		Held: []Held{{Upstream: "db@db1", Open: 3, Closed: 1, Silent: []time.Duration{time.Hour, 0}}, {Upstream: "x@h"}},
 	}, Probes: []Probed{{About: "tcp h:1", Ready: true, Took: time.Millisecond}, {About: "postgres h:5432", Ready: true, Degraded: true, Word: "read-only", Life: "7"}, {About: "x", Word: "refused"}}}
@@ -202,7 +202,7 @@ func FuzzSent(f *testing.F) {
 		r := Reply{Code: Codes()[n%uint64(len(Codes()))], Word: word, Output: id}
 		if bit(2) {
 			r.Status = &Status{
-				Instance: up, State: States()[n%uint64(len(States()))], Token: token, Age: time.Duration(ms) * time.Second,
+				Instance: up, State: States()[n%uint64(len(States()))], Token: token, Age: time.Duration(ms) * time.Millisecond,
 				Settled: bit(3), Ready: bit(4), Word: word, Generation: n, Basis: NewVector(Entry{up, token}, Entry{own, id}),
 			}
 			if bit(5) {
