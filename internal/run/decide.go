@@ -199,6 +199,7 @@ func (r *Run) blocked(s *step, by []plan.Block) choice {
 	}
 	hopeless := map[bool]int{} // by whether any one of several would do
 	several := 0
+	hint := "kido up " + s.Name
 	var every time.Duration // answers that are counted come no faster than the probe
 	for _, b := range by {
 		service, host, _ := strings.Cut(b.Upstream, "@")
@@ -209,7 +210,10 @@ func (r *Run) blocked(s *step, by []plan.Block) choice {
 			}
 		}
 		st := r.status(u).Status
-		switch {
+		switch a := r.reads[question{at: host, instance: u}]; {
+		case a != nil && a.final && a.code == "": // nor can it be asked before somebody has mended that
+			hopeless[b.Any]++
+			hint = cmp.Or(a.hint, hint)
 		case st != nil && plan.OnPurpose(st):
 			hopeless[b.Any]++
 			word = b.Upstream + " is down, and nobody is going to start it"
@@ -221,7 +225,7 @@ func (r *Run) blocked(s *step, by []plan.Block) choice {
 		}
 	}
 	if (hopeless[false] > 0 || several > 0 && hopeless[true] == several) && !r.opts.KeepTrying {
-		return choice{end: PhaseSkipped, word: word, hint: "kido up " + s.Name}
+		return choice{end: PhaseSkipped, word: word, hint: hint}
 	}
 	return choice{wait: PhaseBlocked, word: word, every: every}
 }

@@ -446,6 +446,22 @@ func TestSoftDependentOwes(t *testing.T) {
 	}
 }
 
+// Who cannot be asked before somebody has mended something is not waited for.
+func TestBarredUpstreamIsNotWaitedFor(t *testing.T) {
+	w := newWorld(t, 1, header+service("db", "h1", "")+service("web", "h2", ", after: {db: restart}"))
+	w.nodes[instance("db@h1")].barred = true
+	r := w.runner("restart", plan.Request{Verb: plan.Restart, Targets: []string{"web"}}, run.Options{})
+	r.finish()
+	if r.now > 10*time.Second {
+		w.fail("it waited until %v", r.now)
+	}
+	for _, e := range r.journal {
+		if e.Step != nil && e.Step.Instance == "web@h2" && e.Step.Phase.Final() && (e.Step.Phase != run.PhaseSkipped || !strings.Contains(e.Step.Word, "another host key") || e.Step.Hint != "kido keys pin h1") {
+			w.fail("web@h2 ended %s: %s (%s)", e.Step.Phase, e.Step.Word, e.Step.Hint)
+		}
+	}
+}
+
 // A host that does not answer is asked one thing a try: all else would cost the
 // time of another connection, and its service's own start is held only so long.
 func TestSilentHostIsAskedOnce(t *testing.T) {

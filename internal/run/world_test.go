@@ -49,6 +49,7 @@ type node struct {
 	deaf    bool
 	poorly  string // what is not as it should be, though it answers
 	cut     bool   // its host cannot be reached
+	barred  bool   // its host is not the one whose key is pinned
 }
 
 func newWorld(t *testing.T, seed uint64, text string) *world {
@@ -155,6 +156,9 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 		}}, nil
 	}
 	n := w.nodes[i]
+	if n.barred {
+		return wire.Reply{}, &run.CallError{Err: fmt.Errorf("%s: another host key", i.Host), Hint: "kido keys pin " + i.Host, Final: true, Unsent: true}
+	}
 	if n.cut {
 		return wire.Reply{}, &run.CallError{Err: fmt.Errorf("%s: no route to host", i.Host), Unsent: true}
 	}
@@ -365,7 +369,7 @@ func (r *runner) turn(f faults) bool {
 	if err != nil {
 		a.Err = err.Error()
 		if ce, ok := err.(*run.CallError); ok { //nolint:errorlint // made right above
-			a.Final, a.Unsent = ce.Final, ce.Unsent
+			a.Final, a.Unsent, a.Hint = ce.Final, ce.Unsent, ce.Hint
 			if ce.Unsent {
 				delete(r.acting, target.String())
 			}
