@@ -625,7 +625,9 @@ func (p *Plan) add(i site.Instance, a Action, reason string, likely bool) int32 
 func (m *maker) limits(p *Plan) {
 	count := make([]int, len(m.site.Services))
 	for i := range m.all() {
-		if m.action[i] == ActRestart || m.action[i] == ActEnsure {
+		// A reload keeps it answering: all of a pool are reloaded at once.
+		restarts := func(dep dependency) bool { return dep.reaction > reactReload }
+		if m.action[i] == ActRestart || m.action[i] == ActEnsure && slices.ContainsFunc(m.depsOf(i), restarts) {
 			count[m.service[i]]++
 		}
 	}

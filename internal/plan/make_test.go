@@ -424,6 +424,20 @@ func TestAtOnce(t *testing.T) {
 	if got := fmt.Sprint(p.AtOnce); got != "map[app:1 web:2]" {
 		t.Errorf("AtOnce = %s", got)
 	}
+	// Who only reloads need not take turns.
+	s = parse(t, `
+site: pool
+hosts: {h1: 10.0.0.1, h2: 10.0.0.2, h3: 10.0.0.3}
+services:
+  db: {hosts: h1, systemd: db}
+  web: {hosts: [h2, h3], systemd: web, after: {db: reload}}
+`)
+	if p, err = plan.New(s).Make(plan.Request{Verb: plan.Restart, Targets: []string{"db"}}, targets(s, "db"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if p.AtOnce != nil {
+		t.Errorf("of a reload: %v", p.AtOnce)
+	}
 }
 
 func TestStopOrder(t *testing.T) {
