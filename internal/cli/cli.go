@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"kido/internal/demo"
 	"kido/internal/gate"
@@ -139,7 +140,11 @@ No machine at hand? Try: kido demo`,
 	root.SetUsageFunc(usage)
 	a.globalFlags(root)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError("see: "+c.CommandPath()+" --help", "%w", err)
+		hint := "see: " + c.CommandPath() + " --help"
+		if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok && bad.GetFlag().Value.Type() == "duration" {
+			hint = "write a time with its unit: 500ms, 5s, 2m, 1h30m"
+		}
+		return usageError(hint, "%w", err)
 	})
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
 		if all := formats(c); !slices.Contains(all, a.output) {

@@ -233,20 +233,27 @@ func become(path string, argv []string) error {
 
 // awaited works out what to ask.
 func (a *app) awaited(what []string, f waitFlags) (all []*awaited, err error) {
+	source, err := f.password()
+	if err != nil {
+		return nil, err
+	}
 	var s *site.Site
+	used := source == ""
 	for _, w := range what {
 		if isURL(w) {
-			spec, err := probeOf(w)
+			spec, err := probeOf(w, source)
 			if err != nil {
 				return nil, err
 			}
+			used = used || logsIn(spec, source)
 			all = append(all, &awaited{spec: spec, interval: f.interval, successes: f.successes})
 			continue
 		}
 		if s == nil {
 			if s, err = a.load(); err != nil {
 				if bad, ok := errors.AsType[*failure](err); ok {
-					err = usageError(bad.hint, "%s is no URL of a probe, so it is looked for in the site file: %w", w, bad.err)
+					err = usageError(fmt.Sprintf("a host takes its port, %s:PORT, and a program stands behind --; for a service of a site: %s", w, bad.hint),
+						"%s is no URL of a probe, so it is looked for in the site file: %w", w, bad.err)
 				}
 				return nil, err
 			}
@@ -257,54 +264,42 @@ func (a *app) awaited(what []string, f waitFlags) (all []*awaited, err error) {
 		}
 		all = append(all, some...)
 	}
+	if !used {
+		return nil, usageError("name the user: postgres://USER@HOST/DATABASE; to Redis without one: redis://HOST?password=file:/PATH", "a password is given, and no URL has a user without one")
+	}
 	return all, f.finish(all)
+}
+
+// password is where the password of the users in the URLs is to be read, as a probe
+// has it; "" where no flag says so.
+func (f waitFlags) password() (string, error) {
+	switch {
+	case f.passwordFile != "":
+		path, err := filepath.Abs(f.passwordFile)
+		return "file:" + path, err
+	case f.passwordEnv != "":
+		return "env:" + f.passwordEnv, nil
+	}
+	return "", nil
+}
+
+// logsIn reports whether a probe, or one in a not, has its password from a source.
+func logsIn(s probe.Spec, source string) bool {
+	return s.Options["password"] == source || slices.ContainsFunc(s.Of, func(part probe.Spec) bool { return logsIn(part, source) })
 }
 
 // finish gives the probes what flags say of all of them.
 func (f waitFlags) finish(all []*awaited) error {
-	source := ""
-	switch {
-	case f.passwordFile != "":
-		path, err := filepath.Abs(f.passwordFile)
-		if err != nil {
-			return err
-		}
-		source = "file:" + path
-	case f.passwordEnv != "":
-		source = "env:" + f.passwordEnv
-	}
-	used := false
 	for _, w := range all {
 		if f.tryTimeout > 0 && (w.instance != "" || w.spec.Timeout == 0) {
 			w.spec.Timeout = f.tryTimeout
-		}
-		if source != "" && w.instance == "" && withPassword(&w.spec, source) {
-			used = true
 		}
 		if err := w.spec.Check(); err != nil {
 			return usageError("see: kido wait --help", "%s: %w", w.name(), err)
 		}
 		w.last = report.Answered(w.instance, "", wire.Probed{About: w.spec.Described(), Word: "no answer yet"})
 	}
-	if source != "" && !used {
-		return usageError("name the user: postgres://USER@HOST/DATABASE; to Redis without one: redis://HOST?password=file:/PATH", "a password is given, and no URL has a user without one")
-	}
 	return nil
-}
-
-// withPassword says where the password is, to a probe whose user has none yet; so of
-// the one in a not. A probe that names no user, as Redis's may, is not told: the
-// password may be that of somebody else.
-func withPassword(s *probe.Spec, source string) (used bool) {
-	for i := range s.Of {
-		used = withPassword(&s.Of[i], source) || used
-	}
-	sort, _ := probe.SortOf(s.Kind)
-	_, takes := sort.Option("password")
-	if takes && s.Options["user"] != "" && s.Options["password"] == "" {
-		s.Options["password"], used = source, true
-	}
-	return used
 }
 
 // ofSite are the probes of a target of the site, as far as they can be made from

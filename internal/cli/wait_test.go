@@ -42,32 +42,33 @@ func TestProbeOf(t *testing.T) {
 		"postgres://u@db1?tls=true&token=false&strict=true":                 "postgres db1:5432 strict=yes tls=yes token=no user=u", // as in a site file
 		"postgres://u@db1/?database=a%26b%20c":                              `postgres db1:5432 "database=a&b c" user=u`,
 		"postgres://u@[::1]/x?password=file:/etc/pw&tls=yes&ca=/etc/ca.pem": "postgres [::1]:5432 ca=file:/etc/ca.pem database=x password=file:/etc/pw tls=yes user=u",
-		"mysql://u@db1/x?password=env:PW":                                   "mysql db1:3306 database=x password=env:PW user=u",
-		"mariadb://u@db1?role=replica":                                      "mysql db1:3306 role=replica user=u",
-		"oracle://u@db:1522/ORCL?role=any":                                  "oracle db:1522 role=any service=ORCL user=u",
-		"oracle://u@db?sid=X":                                               "oracle db:1521 sid=X user=u",
-		"redis://r":                                                         "redis r:6379",
-		"rediss://r":                                                        "redis r:6379 tls=yes",
-		"mongodb://m/admin":                                                 "mongodb m:27017 database=admin",
-		"amqp://u@host/vhost":                                               "amqp host:5672 user=u vhost=vhost",
-		"amqps://u@host/%2f":                                                "amqp host:5671 tls=yes user=u vhost=/",
-		"kafka://host:9092?topic=x":                                         "kafka host:9092 topic=x",
-		"ldaps://host/dc=example,dc=org":                                    "ldap host:636 base=dc=example,dc=org tls=yes",
-		"ldap://host?tls=start":                                             "ldap host:389 tls=start",
-		"smtp://host":                                                       "smtp host:25",
-		"http://web1/health?deep=yes#status=200,204&match=a+b":              `http "http://web1/health?deep=yes" match=a+b status=200,204`,
-		"https://u@web1/#header.X-A=b&password=credential:web&timeout=2s":   "https https://web1/ header.X-A=b password=credential:web timeout=2000 user=u",
-		"dns:db1.example?address=10.0.0.1":                                  "dns db1.example address=10.0.0.1",
-		"file:/run/x.pid":                                                   "file /run/x.pid",
-		"file:///etc/passwd?match=^root":                                    `file /etc/passwd "match=^root"`,
-		"log:/var/log/x?begins=start&match=ready":                           "log /var/log/x begins=start match=ready",
-		"unit:nginx":                                                        "systemd nginx.service",
-		"unit:postgresql@15-main.service":                                   "systemd postgresql@15-main.service",
-		"systemd:x.service?state=inactive":                                  "systemd x.service state=inactive",
-		"exec:/usr/bin/pg_isready  -q -h db1":                               "exec /usr/bin/pg_isready -q -h db1",
-		"not:tcp://db1:5432":                                                "not 1 2 tcp db1:5432",
+		"pgsql://u@db1":                                        "postgres db1:5432 user=u",
+		"mysql://u@db1/x?password=env:PW":                      "mysql db1:3306 database=x password=env:PW user=u",
+		"mariadb://u@db1?role=replica":                         "mysql db1:3306 role=replica user=u",
+		"oracle://u@db:1522/ORCL?role=any&password=env:P":      "oracle db:1522 password=env:P role=any service=ORCL user=u",
+		"oracle://u@db?sid=X&password=env:P":                   "oracle db:1521 password=env:P sid=X user=u",
+		"redis://r":                                            "redis r:6379",
+		"rediss://r":                                           "redis r:6379 tls=yes",
+		"mongodb://m/admin":                                    "mongodb m:27017 database=admin",
+		"amqp://u@host/vhost?password=env:P":                   "amqp host:5672 password=env:P user=u vhost=vhost",
+		"amqps://u@host/%2f?password=env:P":                    "amqp host:5671 password=env:P tls=yes user=u vhost=/",
+		"kafka://host:9092?topic=x":                            "kafka host:9092 topic=x",
+		"ldaps://host/dc=example,dc=org":                       "ldap host:636 base=dc=example,dc=org tls=yes",
+		"ldap://host?tls=start":                                "ldap host:389 tls=start",
+		"smtp://host":                                          "smtp host:25",
+		"http://web1/health?deep=yes#status=200,204&match=a+b": `http "http://web1/health?deep=yes" match=a+b status=200,204`,
+		"https://u@web1/#header.X-A=b&password=credential:web&timeout=2s": "https https://web1/ header.X-A=b password=credential:web timeout=2000 user=u",
+		"dns:db1.example?address=10.0.0.1":                                "dns db1.example address=10.0.0.1",
+		"file:/run/x.pid":                                                 "file /run/x.pid",
+		"file:///etc/passwd?match=^root":                                  `file /etc/passwd "match=^root"`,
+		"log:/var/log/x?begins=start&match=ready":                         "log /var/log/x begins=start match=ready",
+		"unit:nginx":                          "systemd nginx.service",
+		"unit:postgresql@15-main.service":     "systemd postgresql@15-main.service",
+		"systemd:x.service?state=inactive":    "systemd x.service state=inactive",
+		"exec:/usr/bin/pg_isready  -q -h db1": "exec /usr/bin/pg_isready -q -h db1",
+		"not:tcp://db1:5432":                  "not 1 2 tcp db1:5432",
 	} {
-		s, err := probeOf(what)
+		s, err := probeOf(what, "")
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 			continue
@@ -95,7 +96,7 @@ func TestProbeOfEveryKind(t *testing.T) {
 		case probe.KindNot:
 			what = "not:tcp://HOST:1"
 		}
-		if s, err := probeOf(what); err != nil || s.Kind != sort.Kind {
+		if s, err := probeOf(what, "file:/pw"); err != nil || s.Kind != sort.Kind {
 			t.Errorf("%s: %v, %v", what, s.Kind, err)
 		}
 	}
@@ -134,6 +135,7 @@ func TestProbeOfRefuses(t *testing.T) {
 		"tcp://db1:1?timeout=5":                        `timeout: "5" is not a time`,
 		"tcp://db1:1?slow=fast":                        `slow: "fast" is not a time`,
 		"oracle://u@db1":                               "service",
+		"not:oracle://u@db1/x":                         "password is missing: nobody is let in by a name alone; say where it is: --password-file FILE",
 		"dns://server/name":                            "a name follows the colon at once; write dns:NAME",
 		"file:x":                                       "x is not an absolute path",
 		"log:journal?match=x":                          "wait for its unit: unit:NAME",
@@ -147,7 +149,7 @@ func TestProbeOfRefuses(t *testing.T) {
 		"unit:a/b":                                     "is not a name",
 		"tcp://db1:1?" + strings.Repeat("x", 100) + "": "has no option",
 	} {
-		_, err := probeOf(what)
+		_, err := probeOf(what, "")
 		f, ok := errors.AsType[*failure](err)
 		if !ok || f.status != exitUsage {
 			t.Errorf("%s: %v, want a usage error", what, err)

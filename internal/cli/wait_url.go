@@ -25,6 +25,7 @@ var schemes = map[string]struct {
 }{
 	"unit":       {kind: probe.KindSystemd},
 	"postgresql": {kind: probe.KindPostgres},
+	"pgsql":      {kind: probe.KindPostgres},
 	"mariadb":    {kind: probe.KindMySQL},
 	"rediss":     {kind: probe.KindRedis, port: 6379},
 	"amqps":      {kind: probe.KindAMQP, port: 5671},
@@ -46,8 +47,9 @@ var pathOptions = map[probe.Kind]string{
 func isURL(what string) bool { return strings.Contains(what, ":") }
 
 // probeOf reads a probe from its URL, or from HOST:PORT as other programs that wait
-// take it. An error does not repeat what may be secret.
-func probeOf(what string) (probe.Spec, error) {
+// take it. Its user's password is in source, where that is not empty and the URL does not say
+// where it is itself. An error does not repeat what may be secret.
+func probeOf(what, source string) (probe.Spec, error) {
 	if _, port, err := net.SplitHostPort(what); err == nil && !strings.Contains(what, "/") {
 		if _, err := strconv.ParseUint(port, 10, 64); err == nil {
 			what = "tcp://" + what
@@ -75,7 +77,7 @@ func probeOf(what string) (probe.Spec, error) {
 		if s.Kind != probe.KindNot {
 			return fail(scheme+":", usageError("name all of them as arguments; --any: one of them is enough", "there is no URL for several probes"))
 		}
-		part, err := probeOf(rest)
+		part, err := probeOf(rest, source)
 		if err != nil {
 			return fail(scheme, err)
 		}
@@ -93,11 +95,23 @@ func probeOf(what string) (probe.Spec, error) {
 	if s.Journal() {
 		return fail(what, usageError("wait for its unit: unit:NAME", "the journal is read for one start of a unit, and none is named here"))
 	}
-	if err := s.Check(); err != nil {
+	// A probe that names no user, as Redis's may, is not told: the password may be that
+	// of somebody else.
+	if _, takes := sort.Option("password"); takes && source != "" && s.Options["user"] != "" && s.Options["password"] == "" {
+		s.Options["password"] = source
+	}
+	err := s.Check()
+	if errors.Is(err, probe.ErrNoPassword) {
+		err = usageError(sayWhere, "%w", err)
+	}
+	if err != nil {
 		return fail(what, err)
 	}
 	return s, nil
 }
+
+// sayWhere is the hint about where a password may stand.
+const sayWhere = "say where it is: --password-file FILE, --password-env VARIABLE, or password=file:/PATH in the URL"
 
 // sortOf is the kind of probe that a scheme means.
 func sortOf(scheme string) (probe.Sort, bool) {
@@ -120,8 +134,7 @@ func readURL(s *probe.Spec, sort probe.Sort, u *url.URL) error {
 	}
 	if u.User != nil {
 		if _, given := u.User.Password(); given {
-			return usageError("say where it is: --password-file FILE, --password-env VARIABLE, or password=file:/PATH in the URL",
-				"a password does not stand on a command line, which everybody on this machine can read")
+			return usageError(sayWhere, "a password does not stand on a command line, which everybody on this machine can read")
 		}
 		if err := setOption(s, sort, "user", u.User.Username()); err != nil {
 			return err

@@ -130,11 +130,11 @@ var sorts = sync.OnceValue(func() map[Kind]Sort {
 			"address": {Check: checkIP, Help: "address that the name is to have"},
 		}},
 		{Kind: KindPostgres, Form: FormAddress, Port: 5432, Life: true, Options: join(append(withTLS("no", "yes"), forLogin, map[string]Option{
-			"database": text("database that is opened"),
+			"database": text("database that is opened; else the one called as the user is"),
 			"role":     oneOf("what it is to be: primary takes writes, standby does not; any is not degraded", "primary", "standby", "any"),
 		})...)},
 		{Kind: KindMySQL, Form: FormAddress, Port: 3306, Life: true, Options: join(append(withTLS("no", "yes"), forLogin, map[string]Option{
-			"database": text("database that is opened"),
+			"database": text("database that is opened; else none"),
 			"role":     oneOf("what it is to be: primary takes writes, replica does not; any is not degraded", "primary", "replica", "any"),
 		})...)},
 		{Kind: KindOracle, Form: FormAddress, Port: 1521, Life: true, Options: join(append(withTLS("no", "yes"), forLogin, map[string]Option{

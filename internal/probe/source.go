@@ -103,7 +103,11 @@ func read(from string, secret bool) ([]byte, error) {
 
 func readFile(name string, secret bool) ([]byte, error) {
 	f, info, err := openFile(name)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrPermission) && secret:
+		// Who asks is mostly a gate, and its user's group is called as it is.
+		return nil, fmt.Errorf("%w; for user kido: chgrp kido %s, chmod 640, and let it into the folder", err, name)
+	case err != nil:
 		return nil, err
 	}
 	defer f.Close()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -228,4 +229,23 @@ func FuzzTask(f *testing.F) {
 			t.Errorf("%q cannot be tried: %v", text, err)
 		}
 	})
+}
+
+// TestSecretOfOthers: what the gate's user may not read is told with what would let him.
+func TestSecretOfOthers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pg")
+	keep(t, path, "s3cret", 0)
+	if os.Getuid() == 0 { // who may read everything, but for a thread that is nobody's
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := syscall.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = syscall.Setfsuid(0) }()
+	}
+	s := probe.Spec{Kind: probe.KindPostgres, Target: "a:1", Options: options("password", "file:"+path, "user", "kido")}
+	want := "its password: " + path + ": permission denied; for user kido: chgrp kido " + path + ", chmod 640, and let it into the folder"
+	if _, err := s.Load(); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
 }

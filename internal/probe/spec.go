@@ -238,12 +238,22 @@ const logJournal = "journal"
 // Journal reports whether a log probe reads the journal, and no file.
 func (s Spec) Journal() bool { return s.Kind == KindLog && s.Target == logJournal }
 
+// ErrNoPassword is the error of a probe that is to log in where nobody can without a
+// password, and is not told where it is.
+var ErrNoPassword = errors.New("password is missing: nobody is let in by a name alone")
+
+// neverByName are the kinds whose logins have a password, always. The others' servers
+// may be told to know somebody by his address or his certificate.
+var neverByName = []Kind{KindOracle, KindMongoDB, KindAMQP, KindKafka, KindLDAP, KindSMTP}
+
 // checkTogether holds the rules that concern more than one option.
 func (s Spec) checkTogether() error {
 	has := func(name string) bool { _, ok := s.Options[name]; return ok }
 	switch {
 	case has("password") && !has("user") && s.Kind != KindRedis:
 		return errors.New("password: whose? user is missing")
+	case has("sasl") && !has("user"):
+		return errors.New("sasl is how a user logs in: user is missing")
 	case has("key") != has("cert"):
 		return errors.New("cert and key belong together")
 	case has("bearer") && has("user"):
@@ -258,6 +268,8 @@ func (s Spec) checkTogether() error {
 		return errors.New("service or sid, one of them, names the instance")
 	case s.Kind == KindPostgres && !has("user"), s.Kind == KindMySQL && !has("user"), s.Kind == KindOracle && !has("user"):
 		return errors.New("user is missing: without a login it cannot be told whether it answers")
+	case has("user") && !has("password") && slices.Contains(neverByName, s.Kind):
+		return ErrNoPassword
 	}
 	if s.Options["tls"] == "no" || s.Options["tls"] == "" && s.Kind != KindHTTPS && s.Kind != KindTLS {
 		for _, name := range slices.Sorted(maps.Keys(forTLS)) {

@@ -26,6 +26,7 @@ func (d *decoder) check(s *siteDraft) {
 		d.kind, d.name = "service", v.Name
 		d.checkEdges(s, v)
 	}
+	d.checkAsked(s)
 	d.kind = ""
 	start := d.checkOrder(s)
 	d.checkConflicts(s, start)
@@ -120,6 +121,35 @@ func (d *decoder) checkEdges(s *siteDraft, v *serviceDraft) {
 	})
 	for _, n := range v.stopAfter {
 		v.StopAfter = append(v.StopAfter, n.value)
+	}
+}
+
+// checkAsked refuses a probe for which nobody is left who asks it: the service would
+// be ready without it.
+func (d *decoder) checkAsked(s *siteDraft) {
+	dependents, gates := make([]int, len(s.drafts)), make([]int, len(s.drafts))
+	for i := range s.drafts {
+		for _, e := range s.drafts[i].after {
+			u := s.index[e.Upstream]
+			dependents[u]++
+			if s.drafts[i].Adapter.Kind != KindPlain {
+				gates[u]++
+			}
+		}
+	}
+	for i := range s.drafts {
+		v := &s.drafts[i]
+		d.kind, d.name = "service", v.Name
+		for j := range v.probes {
+			p := &v.probes[j]
+			switch {
+			case p.From != FromDependent || gates[i] > 0 || v.Adapter.Kind == KindExternal:
+			case dependents[i] == 0:
+				d.errorf(p.from, "leave it out, or say from: runner", "nobody asks this probe: nothing depends on %s", v.Name)
+			default:
+				d.errorf(p.from, "leave it out, or say from: runner", "nobody asks this probe: what depends on %s is plain, and has no gate", v.Name)
+			}
+		}
 	}
 }
 
@@ -371,7 +401,11 @@ func (d *decoder) warn(s *siteDraft) {
 			d.errorf(v.at, "ready then only means that init says up; add ready: {tcp: \":PORT\"}, for instance", "it has dependents but no readiness probe")
 		}
 		for _, e := range v.after {
-			if up := &s.drafts[s.index[e.Upstream]]; up.Adapter.Kind == KindExternal && len(up.Hosts) > 1 && share(v, up) && !e.SameHost && !e.ofSaid {
+			up := &s.drafts[s.index[e.Upstream]]
+			if v.Adapter.Kind == KindPlain && up.Asked(FromDependent) {
+				d.errorf(e.at, "give "+up.Name+" a probe from: runner, too, if that matters to "+v.Name, "it is plain, and has no gate: it does not ask %s's probes from: dependent", up.Name)
+			}
+			if up.Adapter.Kind == KindExternal && len(up.Hosts) > 1 && share(v, up) && !e.SameHost && !e.ofSaid {
 				d.errorf(e.at, fmt.Sprintf("write \"%s: {on_restart: %s, when: same-host}\" to go by what each host sees itself, or \"of: all\" if it is meant", up.Name, e.OnRestart),
 					"it waits for what all %d hosts see of %s: one that cannot reach it holds the others", len(up.Hosts), up.Name)
 			}

@@ -64,7 +64,7 @@ func TestEveryOption(t *testing.T) {
 		spelledToken: {"{json: a.b}", "json:a.b"}, spelledTime: {"1.5s", "1500"}, spelledNumber: {"7", "7"}, spelledCodes: {"[200, 404]", "200,404"},
 	}
 	without := map[probe.Kind]map[string]string{ // what a kind cannot be without
-		probe.KindPostgres: {"user": "u"}, probe.KindMySQL: {"user": "u"}, probe.KindOracle: {"user": "u", "service": "s"},
+		probe.KindPostgres: {"user": "u"}, probe.KindMySQL: {"user": "u"}, probe.KindOracle: {"user": "u", "service": "s", "password": "{file: /x}"},
 		probe.KindLog: {"match": "x", "begins": "y"},
 	}
 	examples := map[probe.Form]string{
@@ -108,6 +108,11 @@ func TestEveryOption(t *testing.T) {
 			switch name {
 			case "password":
 				also("user", "u")
+			case "user":
+				also("password", "{file: /x}")
+			case "sasl":
+				also("user", "u")
+				also("password", "{file: /x}")
 			case "sid":
 				delete(pairs, "service")
 			case "cert":

@@ -63,9 +63,9 @@ func written(s probe.Sort) string {
 		return "[/PROGRAM, ARGUMENT]"
 	case probe.FormParts:
 		if s.Kind == probe.KindNot {
-			return "{tcp: :80}"
+			return "{tcp: \":80\"}"
 		}
-		return "[{tcp: :80}, {tcp: :443}]"
+		return "[{tcp: \":80\"}, {tcp: \":443\"}]"
 	}
 	return ""
 }

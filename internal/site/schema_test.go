@@ -158,7 +158,7 @@ func TestSchemaKnowsTheDecodersWords(t *testing.T) {
 			if test.text[:5] == "hosts" {
 				hosts = ""
 			}
-			text := fmt.Sprintf("site: x\nhosts: {h: 10.0.0.1}\nservices:\n  b: {hosts: h, systemd: b, listens: ':1'}\n  a: {"+hosts+"systemd: a, "+test.text+"}\n", word)
+			text := fmt.Sprintf("site: x\nhosts: {h: 10.0.0.1}\nservices:\n  b: {hosts: h, systemd: b, listens: ':1'}\n  c: {hosts: h, systemd: c, after: {a: restart}}\n  a: {"+hosts+"systemd: a, "+test.text+"}\n", word)
 			_, ours := Parse("x", []byte(text))
 			theirs := schema.Validate(plainValue(t, text))
 			if (ours == nil) != (theirs == nil) {
