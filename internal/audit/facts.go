@@ -11,9 +11,11 @@ import (
 
 // Facts is what was seen of a host. Paths are the host's own.
 type Facts struct {
-	Accounts    []Account // of /etc/passwd
-	Server      *Server   // nil: no sshd
-	Configs     []Config  // at least one for each account
+	Accounts    []Account           // of /etc/passwd
+	Groups      map[string][]string // of /etc/group: the accounts that are in it, by its name and by #GID
+	Elsewhere   []Elsewhere
+	Server      *Server  // nil: no sshd
+	Configs     []Config // at least one for each account
 	KeyFiles    []KeyFile
 	Authorities []AuthorityFile // that TrustedUserCAKeys names
 	Principals  []KeyFile       // that AuthorizedPrincipalsFile names; their lines have no keys
@@ -31,8 +33,16 @@ type Facts struct {
 
 // Unread is something that should have been looked at.
 type Unread struct {
-	Place Place
-	Why   string
+	Place  Place
+	Err    error // why it was not
+	Grants bool  // it may let somebody in, or give him rights
+}
+
+// Elsewhere is where accounts or sudo's rules come from that are not looked at.
+type Elsewhere struct {
+	Place    Place
+	Database string   // of nsswitch.conf: passwd or sudoers
+	Sources  []string // as in ldap
 }
 
 // Node is a file or folder.
@@ -71,16 +81,23 @@ func (a Account) interactive() bool { return slices.Contains(shells, a.shell()) 
 
 // Server is this host's sshd.
 type Server struct {
-	Banner       string // as in OpenSSH_9.2p1
-	Major, Minor int    // 0.0: unknown
-	Folder       string // that sshd_config takes in, "" for none
-	Service      string // what init calls it
-	ConfigFiles  []Chain
+	Banner       string    // as in OpenSSH_9.2p1
+	Major, Minor int       // 0.0: unknown
+	Folder       string    // that sshd_config takes in, "" for none
+	Service      string    // what init calls it
+	ConfigFiles  []Chain   // and the folders that it looks into for such
+	Started      []Started // with what its files do not show
 	HostKeys     []HostKey
 }
 
 func (s *Server) before(major, minor int) bool {
 	return (s.Major != 0 || s.Minor != 0) && (s.Major < major || s.Major == major && s.Minor < minor)
+}
+
+// Started is a command line of sshd's that stands above its files, or names others.
+type Started struct {
+	Place Place
+	Args  string // -o OPTION and -f FILE; a NUL is between two words
 }
 
 // HostKey is a host's private key, and its public half.
@@ -92,7 +109,7 @@ type HostKey struct {
 // Config is sshd's effective configuration for a connection.
 type Config struct {
 	User   string
-	From   string              // an address; "" for one that nothing names
+	From   string              // which, as in "from 192.0.2.1"; "" for one that nothing names
 	Values map[string][]string // by keyword in lower case; several for those that may stand there often
 }
 

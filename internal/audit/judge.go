@@ -1,7 +1,9 @@
 package audit
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -22,13 +24,7 @@ func Judge(f Facts) []Finding {
 	j.sudo()
 	j.scripts()
 	j.kido()
-	for _, u := range f.Unread {
-		severity := Warning
-		if u.Place.File == sshdConfig || u.Place.File == "/etc/passwd" {
-			severity = Error // of what all else is judged by: to find nothing then is no good news
-		}
-		j.add("not-looked-at", severity, u.Place, u.Why, "run kido audit as root")
-	}
+	j.unread()
 	j.everybody()
 	for i := range j.found {
 		x := &j.found[i]
@@ -36,6 +32,34 @@ func Judge(f Facts) []Finding {
 	}
 	sortFindings(j.found)
 	return crowded(j.found)
+}
+
+// unread says what was not looked at. To find nothing then is no good news.
+func (j *judge) unread() {
+	for _, u := range j.Facts.Unread {
+		severity, mend := Warning, "look at it yourself"
+		if u.Grants {
+			severity = Error
+		}
+		switch {
+		case errors.Is(u.Err, fs.ErrPermission):
+			mend = "run kido audit as root"
+		case errors.Is(u.Err, errTooLong):
+			mend = "look at it yourself, or take out of it what is not needed"
+		case errors.Is(u.Err, errNotRegular):
+			mend = "put a file in its place, or nothing"
+		case u.Place.File == sshdConfig && u.Place.Line == 0:
+			mend = "run kido audit as root; if it says the same, sshd -t tells what is wrong"
+		}
+		j.add("not-looked-at", severity, u.Place, u.Err.Error(), mend)
+	}
+	for _, e := range j.Elsewhere {
+		what, mend := "accounts", "look at their files of keys yourself (getent passwd NAME), or have sshd let in none of them: AllowUsers"
+		if e.Database == "sudoers" {
+			what, mend = "sudo's rules", "look at them yourself: sudo -l -U NAME"
+		}
+		j.add("not-looked-at", Warning, e.Place, fmt.Sprintf("%s that come from %s", what, strings.Join(e.Sources, ", ")), mend)
+	}
 }
 
 // crowded leaves out most of what one rule says again and again of one file: whoever
@@ -89,7 +113,7 @@ func (j *judge) addSSHD(rule string, s Severity, option string, c Config, found,
 		return // whatever the address
 	}
 	if c.From != "" {
-		who += " from " + c.From
+		who += " " + c.From
 	}
 	*users = append(*users, who)
 }

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"io/fs"
 	"maps"
 	"slices"
@@ -295,11 +296,20 @@ var judged = []struct {
 	}, []string{"note sshd-allow-users sshd: AllowUsers | neither"}},
 	{"penalties", func(f *Facts) { f.set("", "persourcepenaltyexemptlist", "none") }, []string{"note sshd-penalties sshd: PerSourcePenaltyExemptList | no address is spared"}},
 	{"sshd_config that others write", func(f *Facts) { f.Server.ConfigFiles = []Chain{chainOf(sshdConfig, 0, 0o666)} }, []string{"error sshd-config-writable /etc/ssh/sshd_config | everybody"}},
+	{"two files in a folder that others write", func(f *Facts) {
+		f.Server.ConfigFiles = []Chain{chainOf(sshdConfig, 0, 0o600), chainOf("/etc/ssh/a.conf", 0, 0o600)}
+		for _, c := range f.Server.ConfigFiles {
+			c[1] = Node{Path: "/etc/ssh", Mode: fs.ModeDir | 0o777}
+		}
+	}, []string{"error sshd-config-writable /etc/ssh | everybody"}},
+	{"sshd with options of its own", func(f *Facts) {
+		f.Server.Started = []Started{{Place{File: "/etc/default/ssh", Line: 5}, "-o\x00PermitRootLogin=yes"}}
+	}, []string{"note sshd-started-with /etc/default/ssh:5 | -o PermitRootLogin=yes"}},
 	{"a host key that others read", func(f *Facts) {
 		f.Server.HostKeys = []HostKey{{chainOf("/etc/ssh/ssh_host_rsa_key", 0, 0o644), blob(rsa1024)}}
 	}, []string{"error key-weak /etc/ssh/ssh_host_rsa_key | 1024 bits", "error host-key-readable /etc/ssh/ssh_host_rsa_key | 0644"}},
 	{"another address", func(f *Facts) {
-		c := Config{User: "kido", From: "192.0.2.1", Values: maps.Clone(f.Configs[1].Values)}
+		c := Config{User: "kido", From: "from 192.0.2.1", Values: maps.Clone(f.Configs[1].Values)}
 		c.Values["loglevel"] = []string{"QUIET"}
 		f.Configs = append(f.Configs, c)
 	}, []string{"warning sshd-log-level sshd: LogLevel (user kido from 192.0.2.1) | QUIET"}},
@@ -330,6 +340,29 @@ var judged = []struct {
 	{"sudo with a pager", func(f *Facts) { f.sudoAdd("deploy", "/usr/bin/systemctl status apache2") }, []string{"error sudo-pager /etc/sudoers:1 | status"}},
 	{"sudo without arguments", func(f *Facts) { f.sudoAdd("deploy", "/usr/bin/apt-get") }, []string{"warning sudo-any-arguments /etc/sudoers:1 | apt-get"}},
 	{"sudo for all", func(f *Facts) { f.sudoAdd("deploy", "ALL") }, []string{"warning sudo-all /etc/sudoers:1 | ALL"}},
+	{"sudo for all, for anybody", func(f *Facts) { f.sudoAdd("ALL", "ALL") }, []string{"error sudo-all /etc/sudoers:1 | ALL may run"}},
+	{"sudo for all, for a program", func(f *Facts) {
+		f.keysOf("alice", "/etc/ssh/keys/alice", 0, locked+otherKey)
+		f.Accounts[2].Shell = "/bin/sh"
+		f.sudoAdd("alice", "ALL")
+	}, []string{"error sudo-all /etc/sudoers:1 | by the keys of alice"}},
+	{"sudo for all, for a program's group", func(f *Facts) {
+		f.keysOf("alice", "/etc/ssh/keys/alice", 0, locked+otherKey)
+		f.Accounts[2].Shell = "/bin/sh"
+		f.Groups = map[string][]string{"ops": {"alice"}}
+		f.sudoAdd("%ops", "ALL")
+		f.sudoAdd("%others", "ALL")
+	}, []string{"error sudo-all /etc/sudoers:1 | %ops", "warning sudo-all /etc/sudoers:1 | %others"}},
+	{"sudo for all, for a person", func(f *Facts) {
+		f.keysOf("alice", "/home/alice/.ssh/authorized_keys", 0, otherKey)
+		f.sudoAdd("alice", "ALL")
+	}, []string{"warning sudo-all /etc/sudoers:1 | alice", "note key-not-locked /home/alice/.ssh/authorized_keys:1 | person"}},
+	{"sudo for all, for root", func(f *Facts) {
+		f.keysOf("root", "/etc/ssh/keys/root", 0, locked+otherKey)
+		f.Accounts[0].Shell = "/bin/sh"
+		f.Groups = map[string][]string{"wheel": {"root"}}
+		f.sudoAdd("%wheel", "ALL")
+	}, []string{"warning sudo-all /etc/sudoers:1 | %wheel"}},
 	{"sudo with a password", func(f *Facts) { f.sudoAdd("%sudo", "ALL"); f.Sudo[1].NoPassword = false }, nil},
 	{"sudo for what the policy has not", func(f *Facts) { f.sudoAdd("kido", "/etc/init.d/other restart") }, []string{"warning sudo-other /etc/sudoers:1 | other"}},
 	{"sudo lacks what the policy has", func(f *Facts) { f.Sudo = nil }, []string{"warning sudo-other /etc/kido/policy | old"}},
@@ -366,11 +399,16 @@ var judged = []struct {
 		f.KeyFiles, f.Polkit, f.Sudo, f.Gate = nil, nil, nil, nil
 	}, nil},
 	{"a host without sshd", func(f *Facts) { f.Server, f.Configs = nil, nil }, nil},
-	{"nothing could be read", func(f *Facts) { *f = Facts{Unread: []Unread{{Place{File: "/etc/passwd"}, "permission denied"}}} }, []string{"error not-looked-at /etc/passwd | permission denied"}},
+	{"nothing could be read", func(f *Facts) {
+		*f = Facts{Unread: []Unread{{Place{File: "/etc/passwd"}, fs.ErrPermission, true}}}
+	}, []string{"error not-looked-at /etc/passwd | permission denied"}},
 	{"sshd does not say what it does", func(f *Facts) {
 		f.Configs = nil
-		f.Unread = []Unread{{Place{File: sshdConfig}, "its effective configuration is not known"}, {Place{File: "/home/alice/.ssh"}, "permission denied"}}
-	}, []string{"error not-looked-at /etc/ssh/sshd_config | not known", "warning not-looked-at /home/alice/.ssh | denied"}},
+		f.Unread = []Unread{{Place{File: sshdConfig}, errors.New("its effective configuration is not known"), true}, {Place{File: "/var/log/x"}, fs.ErrPermission, false}}
+	}, []string{"error not-looked-at /etc/ssh/sshd_config | not known", "warning not-looked-at /var/log/x | denied"}},
+	{"accounts of a directory", func(f *Facts) {
+		f.Elsewhere = []Elsewhere{{Place{File: "/etc/nsswitch.conf", Line: 2}, "passwd", []string{"sss", "ldap"}}, {Place{File: "/etc/nsswitch.conf", Line: 3}, "sudoers", []string{"sss"}}}
+	}, []string{"warning not-looked-at /etc/nsswitch.conf:2 | accounts that come from sss, ldap", "warning not-looked-at /etc/nsswitch.conf:3 | sudo's rules that come from sss"}},
 }
 
 func blob(public string) keys.Blob {

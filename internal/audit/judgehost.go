@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"kido/internal/gate"
+	"kido/internal/keys"
 )
 
 // accounts judges the accounts that keys let in.
@@ -111,7 +112,14 @@ func (j *judge) sudo() {
 		switch {
 		case r.Command == "ALL":
 			if r.NoPassword {
-				j.add("sudo-all", Warning, place, found, "write the commands that are meant, or take NOPASSWD: out")
+				severity := Warning
+				if who := j.programs(r.Who); r.Who == "ALL" || who != "" {
+					severity = Error
+					if who != "" {
+						found += "; by the keys of " + who + " programs log in, and nobody else"
+					}
+				}
+				j.add("sudo-all", severity, place, found, "write the commands that are meant, or take NOPASSWD: out")
 			}
 		case program == "service" && (len(args) == 0 || wild(strings.Join(args, " "))):
 			j.add("sudo-service", severity, place, found, "write /etc/init.d/NAME VERB for each that is meant")
@@ -134,6 +142,28 @@ func (j *judge) sudo() {
 			j.add("sudo-other", Warning, Place{File: gate.DefaultPolicy}, "sudo lets the gate run nothing for service "+s.Name, "kido enroll")
 		}
 	}
+}
+
+// programs is an account to which sudoers' word for a user applies, and that only
+// locked keys of programs let in; "" where there is none.
+func (j *judge) programs(who string) string {
+	who = plainly(strings.Trim(who, `"`))
+	group, isGroup := strings.CutPrefix(who, "%")
+	for _, a := range j.Accounts {
+		if a.UID == 0 || isGroup && !slices.Contains(j.Groups[group], a.Name) || !isGroup && who != a.Name && who != fmt.Sprintf("#%d", a.UID) {
+			continue
+		}
+		only := j.hasKeys(a.Name)
+		j.eachLine(func(_ KeyFile, line keys.Line, b Account) {
+			if a.Name == b.Name && (line.Options.Authority || j.automation(line, a) == "" || !j.locked(line, a.Name)) {
+				only = false
+			}
+		})
+		if only {
+			return a.Name
+		}
+	}
+	return ""
 }
 
 // wild reports whether sudo would match a command against more than itself.

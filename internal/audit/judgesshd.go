@@ -32,8 +32,13 @@ func (j *judge) sshd() {
 			j.add("sshd-cve", Note, Place{File: "sshd"}, fmt.Sprintf("%s has %s, %s, unless the distribution has mended it", s.Banner, hole.name, hole.what), "look for "+hole.name+" in the package's changelog; bring the package up to date")
 		}
 	}
+	for _, x := range s.Started {
+		j.add("sshd-started-with", Note, x.Place, "sshd is started with "+strings.ReplaceAll(x.Args, "\x00", " "), "write it in "+sshdConfig+", and take it out there")
+	}
+	writable := map[string]bool{}
 	for _, c := range s.ConfigFiles {
-		if n, why, mend := j.others(c, 0); why != "" {
+		if n, why, mend := j.others(c, 0); why != "" && !writable[n.Path] {
+			writable[n.Path] = true
 			j.add("sshd-config-writable", Error, Place{File: n.Path}, why+", and with it sshd's configuration", mend)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,18 +76,21 @@ func execute(argv ...string) (string, error) {
 type looker struct {
 	*Machine
 	Facts
+	grants bool // what is looked at says who comes in, and what he may do
 }
 
 // Look gathers the facts of a machine, and changes nothing there. What it cannot
 // read is among them.
 func (m *Machine) Look() Facts {
-	l := &looker{Machine: m}
+	l := &looker{Machine: m, grants: true}
 	l.accounts()
+	l.elsewhere()
 	l.server()
 	l.keyFiles()
 	l.certificates()
 	l.polkit()
 	l.sudo()
+	l.grants = false
 	l.scripts()
 	l.logs()
 	l.gate()
@@ -100,28 +102,42 @@ func (m *Machine) Look() Facts {
 func (l *looker) path(p string) string { return filepath.Join("/", l.Root, p) }
 
 func (l *looker) unread(path string, err error) {
-	l.unreadAt(Place{File: path}, err)
+	l.note(Unread{Place: Place{File: path}, Err: err, Grants: l.grants})
 }
 
-func (l *looker) unreadAt(place Place, err error) {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err
+// note notes once what could not be read.
+func (l *looker) note(u Unread) {
+	if pe, ok := errors.AsType[*fs.PathError](u.Err); ok {
+		u.Err = pe.Err
 	}
-	same := func(u Unread) bool { return u.Place.String() == place.String() && u.Why == err.Error() }
+	same := func(other Unread) bool {
+		return other.Place.String() == u.Place.String() && (other.Err.Error() == u.Err.Error() || other.Grants && !u.Grants)
+	}
 	if !slices.ContainsFunc(l.Unread, same) {
-		l.Unread = append(l.Unread, Unread{place, err.Error()})
+		l.Unread = append(l.Unread, u)
 	}
 }
 
-// largest is more than any file that matters here has, in bytes.
-const largest = 1 << 20
+// Bytes that are read of a file: more than any has that matters here. One that lets
+// somebody in may not hide that behind much else, for those who read it take it all.
+const (
+	largest       = 1 << 20
+	largestGrants = 16 << 20
+)
 
-var errTooLong = fmt.Errorf("longer than %d bytes", largest)
+var (
+	errTooLong    = errors.New("too long")
+	errNotRegular = errors.New("not a regular file")
+)
 
 // read reads a file of somebody else's: a FIFO must not hold it, nor an endless one
 // fill the memory. What is not there is no error, and nil.
 func (l *looker) read(path string) []byte {
-	text, err := readFile(l.path(path))
+	most := int64(largest)
+	if l.grants {
+		most = largestGrants
+	}
+	text, err := readFile(l.path(path), most)
 	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return text
 	}
@@ -129,7 +145,8 @@ func (l *looker) read(path string) []byte {
 	return nil
 }
 
-func readFile(path string) ([]byte, error) {
+// readFile reads a file that has no more than most bytes.
+func readFile(path string, most int64) ([]byte, error) {
 	// It may be a link of somebody's to a device, and to open that can be to wind a
 	// tape or to start a watchdog.
 	const oPath = 0x200000 // O_PATH, for which package syscall has no name
@@ -143,7 +160,11 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, errors.New("not a regular file")
+		return nil, errNotRegular
+	}
+	tooLong := fmt.Errorf("%w: it has more than %d bytes", errTooLong, most)
+	if info.Size() > most {
+		return nil, tooLong
 	}
 	open := fmt.Sprintf("/proc/self/fd/%d", at.Fd())
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
@@ -154,9 +175,9 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, largest+1))
-	if err == nil && len(text) > largest {
-		return nil, errTooLong
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(text)) > most {
+		return nil, tooLong
 	}
 	if text == nil {
 		text = []byte{}
@@ -242,11 +263,28 @@ func (l *looker) accounts() {
 		inGroup[gid]++
 		l.Accounts = append(l.Accounts, Account{Name: f[0], UID: uid, GID: gid, Home: f[5], Shell: f[6]})
 	}
+	l.Groups = map[string][]string{}
 	for line := range strings.Lines(string(l.read("/etc/group"))) {
-		if f := strings.Split(strings.TrimSpace(line), ":"); len(f) == 4 && f[3] != "" {
-			if gid, err := strconv.Atoi(f[2]); err == nil {
-				inGroup[gid] += 1 + strings.Count(f[3], ",")
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) != 4 {
+			continue
+		}
+		gid, err := strconv.Atoi(f[2])
+		if err != nil {
+			continue
+		}
+		var members []string
+		if f[3] != "" {
+			members = strings.Split(f[3], ",")
+		}
+		inGroup[gid] += len(members)
+		for _, a := range l.Accounts {
+			if a.GID == gid {
+				members = append(members, a.Name)
 			}
+		}
+		for _, name := range []string{f[0], "#" + f[2]} { // as sudoers may have it
+			l.Groups[name] = append(l.Groups[name], members...)
 		}
 	}
 	for i := range l.Accounts {
@@ -261,7 +299,34 @@ func (l *looker) accounts() {
 	}
 }
 
-var openSSH = expression(`OpenSSH_(\d+)\.(\d+)\S*`)
+// elsewhere finds what the C library and sudo ask for accounts and rights beside the
+// files that are looked at (nsswitch.conf(5)).
+func (l *looker) elsewhere() {
+	n := 0
+	for line := range strings.Lines(string(l.read("/etc/nsswitch.conf"))) {
+		n++
+		line, _, _ = strings.Cut(line, "#")
+		database, sources, _ := strings.Cut(line, ":")
+		database = strings.TrimSpace(database)
+		if database != "passwd" && database != "sudoers" {
+			continue
+		}
+		e := Elsewhere{Place: Place{File: "/etc/nsswitch.conf", Line: n}, Database: database}
+		for _, source := range strings.Fields(nssAction().ReplaceAllString(sources, " ")) {
+			if !slices.Contains([]string{"files", "systemd", "compat"}, source) {
+				e.Sources = append(e.Sources, source)
+			}
+		}
+		if len(e.Sources) > 0 {
+			l.Elsewhere = append(l.Elsewhere, e)
+		}
+	}
+}
+
+var (
+	nssAction = expression(`\[[^]]*\]`) // as in [NOTFOUND=return]
+	openSSH   = expression(`OpenSSH_(\d+)\.(\d+)\S*`)
+)
 
 // server asks sshd what it would do with each account.
 func (l *looker) server() {
@@ -280,51 +345,36 @@ func (l *looker) server() {
 		if err == nil {
 			err = errors.New("sshd -V names no version of OpenSSH")
 		}
-		l.unreadAt(Place{File: "sshd"}, err)
+		l.unread("sshd", err)
 	} else {
 		s.Banner = strings.TrimRight(f[0], ",")
 		s.Major, _ = strconv.Atoi(f[1])
 		s.Minor, _ = strconv.Atoi(f[2])
 	}
-	l.configFiles()
-	for _, a := range l.Accounts {
-		if c, ok := l.config(a.Name, connection{}); ok {
-			l.Configs = append(l.Configs, c)
+	l.started()
+	r := &sshdReader{l: l, seen: map[string]bool{}}
+	r.file(sshdConfig, 0, []connection{{}})
+	for _, s := range s.Started {
+		if file := s.alsoFile(); file != "" {
+			r.file(file, 0, []connection{{}})
 		}
 	}
-	if len(l.Configs) > 0 {
-		for _, from := range l.matched() {
+	for _, s := range append([]Started{{}}, s.Started...) {
+		for _, from := range append([]connection{{}}, r.matched...) {
+			from.args = s.Args
 			for _, a := range l.Accounts {
 				if c, ok := l.config(a.Name, from); ok {
 					l.Configs = append(l.Configs, c)
 				}
 			}
+			if len(l.Configs) == 0 {
+				return // sshd does not say
+			}
 		}
 	}
-	if len(l.Configs) > 0 {
-		for _, path := range l.Configs[0].Values["hostkey"] {
-			l.hostKey(path)
-		}
+	for _, path := range l.Configs[0].Values["hostkey"] {
+		l.hostKey(path)
 	}
-}
-
-// connection is one that sshd is asked about.
-type connection struct {
-	addr  string // comes from; "" for nobody's address
-	host  string // its name; "": addr
-	laddr string // comes to; "": loopback
-	lport string // "": 22
-}
-
-// String is where it comes from, "" where nothing says.
-func (c connection) String() string {
-	s := c.addr
-	for _, word := range []struct{ what, value string }{{" called ", c.host}, {" at ", c.laddr}, {" port ", c.lport}} {
-		if word.value != "" {
-			s += word.what + word.value
-		}
-	}
-	return strings.TrimSpace(s)
 }
 
 // config asks sshd -T for a connection. Its failure is said once: it is the same
@@ -332,9 +382,17 @@ func (c connection) String() string {
 func (l *looker) config(user string, from connection) (Config, bool) {
 	c := Config{User: user, From: from.String(), Values: map[string][]string{}}
 	addr := cmp.Or(from.addr, nobodys)
-	out, err := l.Run("sshd", "-T", "-C", fmt.Sprintf("user=%s,host=%s,addr=%s,laddr=%s,lport=%s", user, cmp.Or(from.host, addr), addr, cmp.Or(from.laddr, "127.0.0.1"), cmp.Or(from.lport, "22")))
+	spec := fmt.Sprintf("user=%s,host=%s,addr=%s,laddr=%s,lport=%s", user, cmp.Or(from.host, addr), addr, cmp.Or(from.laddr, "127.0.0.1"), cmp.Or(from.lport, "22"))
+	if from.rdomain != "" {
+		spec += ",rdomain=" + from.rdomain
+	}
+	argv := []string{"sshd", "-T", "-C", spec}
+	if from.args != "" {
+		argv = append(argv, strings.Split(from.args, "\x00")...)
+	}
+	out, err := l.Run(argv...)
 	if err != nil {
-		l.unreadAt(Place{File: sshdConfig}, fmt.Errorf("its effective configuration is not known (%w)", err))
+		l.unread(sshdConfig, fmt.Errorf("its effective configuration is not known (%w)", err))
 		return c, false
 	}
 	for line := range strings.Lines(out) {
@@ -342,100 +400,6 @@ func (l *looker) config(user string, from connection) (Config, bool) {
 		c.Values[keyword] = append(c.Values[keyword], value)
 	}
 	return c, true
-}
-
-// configFiles are sshd's files, as far as Include is followed: one level, as every
-// distribution has it.
-func (l *looker) configFiles() {
-	files := []string{sshdConfig}
-	match := false
-	for line := range strings.Lines(string(l.read(sshdConfig))) {
-		f := strings.Fields(strings.Replace(line, "=", " ", 1))
-		if len(f) < 2 {
-			continue
-		}
-		match = match || strings.EqualFold(f[0], "Match")
-		if !strings.EqualFold(f[0], "Include") {
-			continue
-		}
-		for _, pattern := range f[1:] {
-			pattern = strings.Trim(pattern, `"`)
-			if !filepath.IsAbs(pattern) {
-				pattern = filepath.Join("/etc/ssh", pattern)
-			}
-			if folder := filepath.Dir(pattern); !match && strings.HasSuffix(pattern, "/*.conf") {
-				l.Server.Folder = folder
-			}
-			for _, path := range l.list(filepath.Dir(pattern)) {
-				if ok, _ := filepath.Match(pattern, path); ok {
-					files = append(files, path)
-				}
-			}
-		}
-	}
-	for _, path := range files {
-		if c := l.chain(path); c != nil {
-			l.Server.ConfigFiles = append(l.Server.ConfigFiles, c)
-		}
-	}
-}
-
-// matched are connections that the Match lines of sshd's files tell from others:
-// what sshd does for them may be all that is wrong with it.
-func (l *looker) matched() (all []connection) {
-	const most = 16
-	for _, file := range l.Server.ConfigFiles {
-		for line := range strings.Lines(string(l.read(file.Path()))) {
-			f := strings.Fields(strings.NewReplacer("=", " ", `"`, " ").Replace(line))
-			if len(f) < 3 || !strings.EqualFold(f[0], "Match") {
-				continue
-			}
-			var c connection
-			var from []string
-			for n := 1; n+1 < len(f); n += 2 {
-				patterns := strings.Split(f[n+1], ",")
-				for i, p := range patterns {
-					p, _, _ = strings.Cut(strings.TrimPrefix(p, "!"), "/") // sshd takes no prefix with bits behind it
-					patterns[i] = strings.NewReplacer("*", "1", "?", "1").Replace(p)
-				}
-				switch strings.ToLower(f[n]) {
-				case "address":
-					from = patterns
-				case "host":
-					c.host = patterns[0]
-				case "localaddress":
-					c.laddr = whole(patterns[0])
-				case "localport":
-					c.lport = patterns[0]
-				}
-			}
-			for _, c.addr = range append(from, "")[:max(1, len(from))] {
-				if c.addr != "" {
-					c.addr = whole(c.addr)
-				}
-				switch {
-				case c == connection{} || slices.Contains(all, c):
-				case len(all) == most:
-					l.unreadAt(Place{File: file.Path()}, fmt.Errorf("more than %d kinds of connections are told apart by Match", most))
-					return all
-				default:
-					all = append(all, c)
-				}
-			}
-		}
-	}
-	return all
-}
-
-// whole is an address that a pattern matches of which each * is a 1: that may have
-// stood for several numbers.
-func whole(pattern string) string {
-	for a := pattern; strings.Count(a, ".") < 4; a += ".1" {
-		if addr, err := netip.ParseAddr(a); err == nil {
-			return addr.String()
-		}
-	}
-	return nobodys
 }
 
 func (l *looker) hostKey(path string) {
@@ -485,6 +449,25 @@ func (l *looker) keyFilesOf(a Account, c Config) {
 	l.add(&l.KeyFiles, a, strings.Fields(c.get("authorizedkeysfile")), func(text string, f *KeyFile) { f.Lines = keys.ParseLines(text) })
 }
 
+// mostKeys is more lines of keys than any file has: it may be anybody's, and each
+// takes far more memory than it has bytes.
+const mostKeys = 20000
+
+// keyText is the text of a file of keys or principals, as far as it is looked at.
+func (l *looker) keyText(path string, text []byte) string {
+	n, end := 0, 0
+	for line := range bytes.Lines(text) {
+		if begin := bytes.TrimLeft(line, " \t\r\n"); len(begin) > 0 && begin[0] != '#' {
+			if n++; n > mostKeys {
+				l.unread(path, fmt.Errorf("%w: it has more than %d lines that are no comments", errTooLong, mostKeys))
+				break
+			}
+		}
+		end += len(line)
+	}
+	return string(text[:end])
+}
+
 // sources are the addresses that lines name, of a prefix its first.
 func sources(lines []keys.Line, most int) (all []string) {
 	for _, line := range lines {
@@ -524,7 +507,7 @@ func (l *looker) add(to *[]KeyFile, a Account, patterns []string, parse func(tex
 			continue
 		}
 		f.Chain[0].Path = path // by the name that sshd knows, whatever it links to
-		parse(string(text), &f)
+		parse(l.keyText(path, text), &f)
 		*to = append(*to, f)
 	}
 }
@@ -546,7 +529,7 @@ func (l *looker) certificates() {
 		if path := c.get("trustedusercakeys"); named(path) && !slices.ContainsFunc(l.Authorities, func(f AuthorityFile) bool { return f.Chain.Path() == path }) {
 			if text, chain := l.read(path), l.chain(path); text != nil && chain != nil {
 				chain[0].Path = path
-				l.Authorities = append(l.Authorities, AuthorityFile{chain, keys.ParseLines(string(text))})
+				l.Authorities = append(l.Authorities, AuthorityFile{chain, keys.ParseLines(l.keyText(path, text))})
 			}
 		}
 		if path := c.get("authorizedprincipalsfile"); named(path) && a != nil {
@@ -588,7 +571,7 @@ func parsePrincipals(text string, f *KeyFile) {
 
 func (l *looker) revoked(path string) RevokedFile {
 	f := RevokedFile{Path: path, Keys: map[string]bool{}}
-	text, err := readFile(l.path(path))
+	text, err := readFile(l.path(path), largestGrants)
 	if errors.Is(err, fs.ErrPermission) {
 		l.unread(path, err)
 	}
@@ -703,7 +686,7 @@ func (l *looker) units() {
 	for _, name := range slices.Compact(names) {
 		out, err := l.Run("systemctl", "show", "--property=Id,LoadState", "--", name)
 		if err != nil {
-			l.unreadAt(Place{File: name}, err)
+			l.unread(name, err)
 			continue
 		}
 		id := ""

@@ -110,13 +110,13 @@ func TestLook(t *testing.T) {
 	for _, c := range f.Server.ConfigFiles {
 		config = append(config, c.Path())
 	}
-	check("its files", config, []string{sshdConfig, "/etc/ssh/sshd_config.d/50-a.conf"})
+	check("its files", config, []string{sshdConfig, "/etc/ssh/sshd_config.d", "/etc/ssh/sshd_config.d/50-a.conf"})
 	check("its host key", []any{f.Server.HostKeys[0].Chain.Path(), f.Server.HostKeys[0].Key.Bits}, []any{"/etc/ssh/hk", 1024})
 	var asked []string
 	for _, c := range f.Configs {
 		asked = append(asked, c.User+" "+c.From)
 	}
-	check("connections", asked, []string{"root ", "kido ", "alice ", "kido 192.0.2.1"})
+	check("connections", asked, []string{"root ", "kido ", "alice ", "kido from 192.0.2.1"})
 	check("acceptenv", f.Configs[0].Values["acceptenv"], []string{"LANG", "LC_*"})
 	var files []string
 	for _, k := range f.KeyFiles {
@@ -171,7 +171,7 @@ func TestLookUnread(t *testing.T) {
 	}
 	var got []string
 	for _, u := range f.Unread {
-		got = append(got, u.Place.String()+": "+u.Why)
+		got = append(got, u.Place.String()+": "+u.Err.Error())
 	}
 	want := []string{
 		"sshd: no host keys",
@@ -197,7 +197,7 @@ func TestLookDenied(t *testing.T) {
 	if err := os.Chmod(filepath.Join(m.Root, "/home/alice/.ssh/authorized_keys"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if f := m.Look(); len(f.Unread) != 1 || f.Unread[0].Why != "permission denied" {
+	if f := m.Look(); len(f.Unread) != 1 || f.Unread[0].Err.Error() != "permission denied" {
 		t.Errorf("%+v", f.Unread)
 	}
 }
@@ -240,7 +240,7 @@ func TestLookRealSSHD(t *testing.T) {
 	if f.Server.Major == 0 || len(f.Configs) != 4 || len(f.KeyFiles) != 1 {
 		t.Fatalf("version %s, %d connections, files %+v, unread %+v", f.Server.Banner, len(f.Configs), f.KeyFiles, f.Unread)
 	}
-	if from := f.Configs[3]; from.From != "192.0.2.1" || from.get("maxsessions") != "99" || f.Configs[1].get("maxsessions") == "99" {
+	if from := f.Configs[3]; from.From != "from 192.0.2.1" || from.get("maxsessions") != "99" || f.Configs[1].get("maxsessions") == "99" {
 		t.Errorf("what is for one address: %v", from.Values["maxsessions"])
 	}
 	found := rulesOf(Judge(f))
@@ -412,7 +412,7 @@ func TestMatchedConnections(t *testing.T) {
 	m := host(t, map[string]string{
 		"/usr/sbin/sshd": "", "/etc/passwd": "root:x:0:0:root:/root:/bin/bash\n",
 		"/etc/ssh/sshd_config":          "Include /etc/ssh/sshd_config.d/*.conf\nMatch User kido\nMatch Address !10.1.2.0/24,172.16.*\nmatch LocalPort=2222 user bob LocalAddress 192.0.2.*\n",
-		"/etc/ssh/sshd_config.d/a.conf": "Match Host \"*.example.org\"\nMatch Address 2001:db8::/32\n",
+		"/etc/ssh/sshd_config.d/a.conf": "Match Host \"!a.example.org,*.example.org\"\nMatch Address 2001:db8::/32\nMatch User \"a b\" RDomain = red\n",
 		"/etc/ssh/by-address":           key("a"), "/etc/ssh/by-port": key("p"), "/root/.ssh/authorized_keys": "",
 	})
 	var asked []string
@@ -432,11 +432,12 @@ func TestMatchedConnections(t *testing.T) {
 	f := m.Look()
 	want := []string{
 		"user=root,host=192.0.2.254,addr=192.0.2.254,laddr=127.0.0.1,lport=22",
+		"user=root,host=1.example.org,addr=192.0.2.254,laddr=127.0.0.1,lport=22",
+		"user=root,host=2001:db8::,addr=2001:db8::,laddr=127.0.0.1,lport=22",
+		"user=root,host=192.0.2.254,addr=192.0.2.254,laddr=127.0.0.1,lport=22,rdomain=red",
 		"user=root,host=10.1.2.0,addr=10.1.2.0,laddr=127.0.0.1,lport=22",
 		"user=root,host=172.16.1.1,addr=172.16.1.1,laddr=127.0.0.1,lport=22",
 		"user=root,host=192.0.2.254,addr=192.0.2.254,laddr=192.0.2.1,lport=2222",
-		"user=root,host=1.example.org,addr=192.0.2.254,laddr=127.0.0.1,lport=22",
-		"user=root,host=2001:db8::,addr=2001:db8::,laddr=127.0.0.1,lport=22",
 	}
 	if !slices.Equal(asked, want) {
 		t.Errorf("asked:\n%s\nwant:\n%s", strings.Join(asked, "\n"), strings.Join(want, "\n"))
@@ -488,14 +489,15 @@ func TestShortAccounts(t *testing.T) {
 func TestSudoReader(t *testing.T) {
 	t.Parallel()
 	m := host(t, map[string]string{"/etc/sudoers": `Cmnd_Alias WEB = /etc/init.d/a restart, /etc/init.d/a stop : DB = /bin/db
-User_Alias OPS = alice, %ops
+User_Alias OPS = alice, STAFF : STAFF = %ops, OPS
 root ALL=(ALL:ALL) ALL
 OPS, bob ALL = (www) NOPASSWD: WEB, PASSWD: /bin/x, \
 	(root) NOPASSWD:SETENV: /bin/y a\, b # all of it
 #1000 ALL=(root) NOPASSWD: sha224:0123 /bin/z ""
 #include local
+#include "a b"
 #includedir none
-`, "/etc/local": "carol ALL=NOPASSWD: DB\n"})
+`, "/etc/local": "carol ALL=NOPASSWD: DB\n", "/etc/a b": "dave ALL=NOPASSWD: DB\n"})
 	l := &looker{Machine: m}
 	l.sudo()
 	var got []string
@@ -510,6 +512,7 @@ OPS, bob ALL = (www) NOPASSWD: WEB, PASSWD: /bin/x, \
 		`4 alice root true /bin/y a\, b`, `4 %ops root true /bin/y a\, b`, `4 bob root true /bin/y a\, b`,
 		`6 #1000 root true /bin/z ""`,
 		"1 carol root true /bin/db",
+		"1 dave root true /bin/db",
 	}
 	if !slices.Equal(got, want) || len(l.Unread) > 0 {
 		t.Errorf("got %s\nwant %s\nunread %v", strings.Join(got, "\n"), strings.Join(want, "\n"), l.Unread)
@@ -547,6 +550,7 @@ func TestPolkitRules(t *testing.T) {
 func FuzzJudge(f *testing.F) {
 	f.Add(locked+edKey, "x ALL=(ALL) NOPASSWD: /a, \\\n /b", "ssh -i $K h >>/tmp/l", "polkit.addRule(YES)")
 	f.Add("\x1b]0;x\a ssh-rsa AAAA", "Cmnd_Alias A = ,:=\nkido ALL=NOPASSWD:A,/etc/init.d/* ?", "A=$A\nssh \\", "/* addRule")
+	f.Add("x", "y ALL = NOPASSWD: ALL", "Match Address 10.*,!10.1.1.1 Host = \"a b\"\nInclude '/a b'/[!c]?*\\\nOPTS=-D -oA=b -f/c $D", "LocalPort 22,2222")
 	f.Add("host/db1", "#include /x\n@includedir y", "A=1;B=2 # c", "[x]\nAction=*\nResultAny=yes\nIdentity=unix-user:kido")
 	f.Fuzz(func(t *testing.T, keyFile, sudoers, script, rules string) {
 		x := good()
@@ -556,6 +560,18 @@ func FuzzJudge(f *testing.F) {
 		r := &sudoReader{l: l, aliases: map[string][]string{}, seen: map[string]bool{}}
 		r.text("/etc/sudoers", sudoers)
 		r.finish()
+		l.Server = &Server{}
+		files := &sshdReader{l: l, seen: map[string]bool{}}
+		for line := range strings.Lines(script) {
+			_, rest := directive(line)
+			inside := files.match(sshdConfig, []connection{{}}, rest)
+			files.match(sshdConfig, inside, rules)
+			for _, word := range splitWords(rest) {
+				_, _ = files.glob(inSSH(word))
+			}
+			l.start(Place{File: "/etc/default/ssh"}, rest)
+		}
+		x.Server.Started = l.Server.Started
 		x.Sudo, x.Unread = append(x.Sudo, l.Sudo...), l.Unread
 		s := Script{Chain: chainOf("/etc/init.d/x", 0, 0o755)}
 		s.Calls, s.Logs = scan(script)

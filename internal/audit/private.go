@@ -23,9 +23,11 @@ func (l *looker) privateKeys() {
 			return
 		}
 		seen[path] = true
-		text, err := readFile(l.path(path))
+		text, err := readFile(l.path(path), largest)
 		if err != nil {
-			if info := l.chain(path); info != nil && info[0].Mode.IsRegular() {
+			// Of a long file of keys all was looked at.
+			keyFile := func(f KeyFile) bool { return f.Chain.Path() == path }
+			if info := l.chain(path); info != nil && info[0].Mode.IsRegular() && !slices.ContainsFunc(l.KeyFiles, keyFile) {
 				l.unread(path, err)
 			}
 			return

@@ -89,6 +89,7 @@ var Rules = []Rule{
 	{"sshd-allow-users", Note, "sshd knows who may log in", "Every account with a shell and a key can log in, those that a package makes too.", "CIS Debian 12, 5.1.4"},
 	{"sshd-penalties", Note, "penalties spare the automation", "Since OpenSSH 9.8 a few bad tries from an address shut out its good keys too, and with them the restart that is owed.", "kido's threat table; sshd_config(5), PerSourcePenaltyExemptList"},
 	{"sshd-config-writable", Error, "nobody else can write sshd's configuration", "Who can write sshd's configuration can let himself in as root.", "CIS Debian 12, 5.1.1"},
+	{"sshd-started-with", Note, "sshd's options are in its file", "What sshd is started with comes before its file, and whoever looks at that does not see it.", "sshd(8), -f and -o"},
 	{"host-key-readable", Error, "a host key is root's alone", "Who has the host key can be this host to everybody who has pinned it.", "CIS Debian 12, 5.1.2; Lynis"},
 
 	// Accounts.
@@ -103,7 +104,7 @@ var Rules = []Rule{
 	{"sudo-service", Error, "sudo grants no service command with any name", "service takes a path outside /etc/init.d, and runs it as root.", "kido's threat table"},
 	{"sudo-pager", Error, "sudo grants no systemctl that pages", "The pager of systemctl status gives a root shell.", "CVE-2023-26604"},
 	{"sudo-any-arguments", Warning, "sudo commands have their arguments", "A command without arguments in sudoers may be given any.", "sudoers(5), Cmnd"},
-	{"sudo-all", Warning, "no sudo for everything without a password", "Whoever gets the account gets root, and is asked for nothing.", "CIS Debian 12, 5.2.4; Lynis"},
+	{"sudo-all", Error, "no sudo for everything without a password", "Whoever gets the account gets root, and is asked for nothing.", "CIS Debian 12, 5.2.4; Lynis"},
 	{"sudo-other", Warning, "sudo grants what the policy has", "What sudo lets the gate do and its policy does not is a right that nobody looks after.", "kido"},
 	{"sudo-writable", Error, "nobody else can write sudo's files", "Who can write them is root.", "sudoers(5)"},
 
@@ -120,7 +121,7 @@ var Rules = []Rule{
 	{"gate-policy", Error, "the gate takes its policy", "The gate refuses everybody while its policy is not good.", "kido"},
 
 	// The audit itself.
-	{"not-looked-at", Error, "all was looked at", "What could not be read may hide anything: run it as root.", "kido"},
+	{"not-looked-at", Error, "all was looked at", "What was not looked at may hide anything.", "kido"},
 }
 
 func ruleOf(id string) Rule {

@@ -33,7 +33,7 @@ func (l *looker) scripts() {
 		}
 		s := Script{Chain: c, ByRoot: byRoot}
 		// A program is not read: it is none of those that are written by hand.
-		if text, err := readFile(l.path(path)); err == nil && !slices.Contains(text, 0) {
+		if text, err := readFile(l.path(path), largest); err == nil && !slices.Contains(text, 0) {
 			s.Calls, s.Logs = scan(string(text))
 		} else if err != nil && !errors.Is(err, errTooLong) {
 			l.unread(path, err)

@@ -61,7 +61,7 @@ func (r *sudoReader) text(path, text string) {
 }
 
 var (
-	sudoInclude = expression(`^[@#]include(dir)?\s+"?([^"\s]+)"?\s*$`)
+	sudoInclude = expression(`^[@#]include(dir)?\s+("[^"]+"|(?:\\.|[^"\s\\])+)\s*$`)
 	sudoAlias   = expression(`^(User|Runas|Host|Cmnd|Cmd)_Alias\s+(.*)$`)
 	sudoSpec    = expression(`^(.*?\S)\s+(\S+(?:\s*,\s*\S+)*)\s*=\s*(.*)$`)
 	sudoTag     = expression(`^(NO)?(PASSWD|EXEC|SETENV|FOLLOW|LOG_INPUT|LOG_OUTPUT|MAIL|INTERCEPT)\s*:\s*`)
@@ -72,7 +72,11 @@ var (
 
 func (r *sudoReader) line(s sudoLine) {
 	if f := sudoInclude().FindStringSubmatch(s.text); f != nil {
-		path := f[2]
+		path := plainly(strings.Trim(f[2], `"`))
+		if strings.Contains(path, "%") {
+			r.notUnderstood(s, "%h in the path of what is included is not followed")
+			return
+		}
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(filepath.Dir(s.file), path)
 		}
@@ -133,7 +137,23 @@ func splitSudo(list string, at byte) (all []string) {
 }
 
 func (r *sudoReader) notUnderstood(s sudoLine, why string) {
-	r.l.unreadAt(Place{File: s.file, Line: s.line}, errors.New(why))
+	r.l.note(Unread{Place: Place{File: s.file, Line: s.line}, Err: errors.New(why)})
+}
+
+// meaning is what a word of a list stands for: itself, or what an alias has, of
+// which some may be aliases.
+func (r *sudoReader) meaning(word string, seen map[string]bool) (all []string) {
+	some, ok := r.aliases[word]
+	if !ok {
+		return []string{word}
+	}
+	for _, w := range some {
+		if !seen[w] {
+			seen[w] = true
+			all = append(all, r.meaning(w, seen)...)
+		}
+	}
+	return all
 }
 
 func (r *sudoReader) spec(s sudoLine) {
@@ -144,11 +164,7 @@ func (r *sudoReader) spec(s sudoLine) {
 	}
 	var whom []string
 	for _, who := range splitSudo(f[1], ',') {
-		if some, ok := r.aliases[who]; ok {
-			whom = append(whom, some...)
-		} else {
-			whom = append(whom, who)
-		}
+		whom = append(whom, r.meaning(who, map[string]bool{})...)
 	}
 	runAs, noPassword := "root", false
 	for _, command := range splitSudo(f[3], ',') {
@@ -169,11 +185,7 @@ func (r *sudoReader) spec(s sudoLine) {
 				}
 			}
 		}
-		commands := []string{command}
-		if some, ok := r.aliases[command]; ok {
-			commands = some
-		}
-		for _, c := range commands {
+		for _, c := range r.meaning(command, map[string]bool{}) {
 			if len(splitSudo(c, ':')) > 1 && strings.Contains(c, "=") {
 				r.notUnderstood(s, "not understood: a second list behind a colon")
 				return
