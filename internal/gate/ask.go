@@ -2,10 +2,13 @@ package gate
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"kido/internal/initsys"
 	"kido/internal/probe"
 	"kido/internal/wire"
 )
@@ -25,6 +28,30 @@ func (g *Gate) ask(ctx context.Context, s *PolicyService, of Look) Asked {
 		asked.Life = wire.LifeUntold
 	}
 	return asked
+}
+
+// strayed adds to what is said of an instance that has failed, or could not be started,
+// that its probes answer all the same: who restarts a service past its init leaves a
+// failed unit behind. It is a word for people, and makes nothing ready.
+func (g *Gate) strayed(ctx context.Context, s *PolicyService, unit initsys.Unit, q wire.Request, r wire.Reply) wire.Reply {
+	st, failed := r.Status, r.Code == wire.CodeFailed
+	switch {
+	case st == nil || st.Wanted != wire.WantedUp,
+		!failed && q.Verb != wire.VerbStatus,
+		st.State != wire.StateFailed && !(failed && st.State == wire.StateDown),
+		!slices.ContainsFunc(s.Ready, answering),
+		!g.each(ctx, s.Ready, probe.Life{}, false).Ready:
+		return r
+	}
+	if o, err := unit.Observe(ctx); err != nil || states[o.State] != st.State {
+		return r // it was started meanwhile
+	}
+	yet := fmt.Sprintf("yet its probes answer: it seems to run outside of its unit; stop it there, then: kido start %s", st.Instance)
+	st.Word = strings.TrimPrefix(st.Word+", "+yet, ", ")
+	if failed {
+		r.Word += ", " + yet
+	}
+	return r
 }
 
 // lifeOf is an incarnation whose start began so long ago, which is 0 where unknown.
@@ -96,6 +123,22 @@ func (g *Gate) probe(ctx context.Context, of string) wire.Reply {
 	whole := probe.Together(specs, answers)
 	status.Ready, status.Degraded, status.Word = whole.Ready, whole.Degraded, whole.Word
 	return reply
+}
+
+// answering reports whether a probe that is ready had its answer from something that runs
+// now: a file or a line of a log outlives its service.
+func answering(p probe.Spec) bool {
+	switch sort, _ := probe.SortOf(p.Kind); sort.Form {
+	case probe.FormAddress, probe.FormURL, probe.FormArgv:
+		return true
+	}
+	switch p.Kind {
+	case probe.KindAll:
+		return slices.ContainsFunc(p.Of, answering)
+	case probe.KindAny:
+		return !slices.ContainsFunc(p.Of, func(part probe.Spec) bool { return !answering(part) })
+	}
+	return false
 }
 
 func probed(p probe.Spec, a probe.Answer) wire.Probed {

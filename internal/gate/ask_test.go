@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -268,6 +269,67 @@ func TestProbeOneByOne(t *testing.T) {
 	none := g.Serve(t.Context(), Caller{Identity: keyA}, wire.Request{Verb: wire.VerbProbe, Service: "wed"})
 	if there.Code != wire.CodeRefused || strings.Replace(there.Word, "web ", "wed ", 1) != none.Word {
 		t.Errorf("refused with %q and %q", there.Word, none.Word)
+	}
+}
+
+// TestStrayed: what runs past its init, which calls it failed, is told apart from what is
+// down, in words alone.
+func TestStrayed(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { listener.Close() })
+	port := probe.Spec{Kind: probe.KindTCP, Target: listener.Addr().String()}
+	file := probe.Spec{Kind: probe.KindFile, Target: "/proc/self"}
+	no := probe.Spec{Kind: probe.KindFile, Target: "/proc/none"}
+	const yet = ", yet its probes answer: it seems to run outside of its unit; stop it there, then: kido start web@web1"
+	status := wire.Request{Verb: wire.VerbStatus, Service: "web"}
+	for name, x := range map[string]struct {
+		failed bool
+		record []byte
+		ready  []probe.Spec
+		told   bool
+	}{
+		"its probe answers":         {true, nil, []probe.Spec{port}, true},
+		"all of its probes":         {true, nil, []probe.Spec{port, file}, true},
+		"one of them does not":      {true, nil, []probe.Spec{port, no}, false},
+		"a file outlives it":        {true, nil, []probe.Spec{file}, false},
+		"any, be it the file":       {true, nil, []probe.Spec{{Kind: probe.KindAny, Of: []probe.Spec{port, file}}}, false},
+		"all of several":            {true, nil, []probe.Spec{{Kind: probe.KindAll, Of: []probe.Spec{port, file}}}, true},
+		"nothing is asked":          {true, nil, nil, false},
+		"down":                      {false, nil, []probe.Spec{port}, false},
+		"failed as it was stopped":  {true, Record{Instance: "web@web1", Generation: 1, Wanted: wire.WantedDown, Seen: wire.StateFailed}.Format(), []probe.Spec{port}, false},
+		"its record cannot be read": {true, []byte("garbage"), []probe.Spec{port}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pid := filepath.Join(realTempDir(t), "pid")
+			if x.failed { // no process has that number
+				must(t, os.WriteFile(pid, []byte("4194304"), 0o600))
+			}
+			g, s := asking(t, 0, nil)
+			g.prober = probe.Local{}
+			*s = PolicyService{Name: "web", Adapter: adapterCommand, Start: []string{"/bin/false"}, Stop: []string{"/bin/true"}, PIDFile: pid, Ready: x.ready}
+			g.policy.Services[0], g.policy.State, g.policy.Timeout = *s, g.dir.Name(), time.Minute
+			g.policy.Principals = []Principal{{"here", []string{IdentityLocal}}}
+			g.policy.Grants = []Grant{{"here", "web", []wire.Verb{wire.VerbStatus, wire.VerbStart}}}
+			if x.record != nil {
+				must(t, g.dir.WriteFile("web.state", x.record, 0o600))
+			}
+			r := g.Serve(t.Context(), Caller{Identity: IdentityLocal}, status)
+			if r.Status == nil || r.Status.Ready || r.Status.Settled || (r.Status.State == wire.StateFailed) != x.failed {
+				t.Fatalf("got %+v of %+v", r, r.Status)
+			}
+			if strings.HasSuffix(r.Status.Word, yet) != x.told || strings.Contains(r.Word, yet) {
+				t.Errorf("status: %q, %q", r.Word, r.Status.Word)
+			}
+			if x.record != nil {
+				return
+			}
+			r = g.Serve(t.Context(), Caller{Identity: IdentityLocal}, wire.Request{Verb: wire.VerbStart, Service: "web"})
+			if r.Code != wire.CodeFailed || strings.HasSuffix(r.Word, yet) != (x.told || !x.failed) {
+				t.Errorf("start: %s, %q", r.Code, r.Word)
+			}
+		})
 	}
 }
 

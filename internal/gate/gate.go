@@ -63,7 +63,7 @@ func (g *Gate) Serve(ctx context.Context, who Caller, q wire.Request) wire.Reply
 		return wire.Reply{Code: wire.CodeError, Word: err.Error()}
 	}
 	defer release(unit)
-	return g.instance(s, unit).Do(ctx, q)
+	return g.strayed(ctx, s, unit, q, g.instance(s, unit).Do(ctx, q))
 }
 
 // release gives back what a unit holds open.

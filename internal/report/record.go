@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -113,7 +114,7 @@ func (r *record) read(h History) {
 				}
 			case f.Phase.Final() && a.answer != nil:
 				a.end = f
-			case f.Phase == run.PhaseRefused, f.Phase == run.PhaseWaived, f.Code == wire.CodeError, f.Code == wire.CodeInvalid, f.Code == wire.CodeUnknown:
+			case f.Phase == run.PhaseRefused, f.Phase == run.PhaseWaived, f.Code == wire.CodeAlready, f.Code == wire.CodeError, f.Code == wire.CodeInvalid, f.Code == wire.CodeUnknown:
 				a.undone = true
 			}
 		}
@@ -301,6 +302,9 @@ func (e *episode) phase() run.Phase {
 	return run.PhaseWaiting
 }
 
+// title names a run with what was typed, and by whom.
+func (p *part) title() string { return fmt.Sprintf("run %s (%s by %s)", p.id, p.command(), p.by) }
+
 // command is what was typed.
 func (p *part) command() string {
 	return strings.Join(append([]string{"kido", string(p.plan.Request.Verb)}, p.plan.Request.Targets...), " ")
@@ -308,6 +312,14 @@ func (p *part) command() string {
 
 // short is enough of a run's name to tell it from others on one page.
 func (p *part) short() string { return p.id[strings.LastIndexByte(p.id, '-')+1:] }
+
+// leads is the basis that a request leads to; empty where that is not on record.
+func (a *act) leads() wire.Vector {
+	if a.answer != nil && len(a.answer.Basis) > 0 {
+		return a.answer.Basis
+	}
+	return a.New
+}
 
 // done reports whether it is known to have been done.
 func (a *act) done() bool { return a.answer != nil || a.has != "" }

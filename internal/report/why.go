@@ -117,7 +117,7 @@ func (w *why) conclude() (Answer, string) {
 		e = w.episodes[n-1]
 	}
 	for _, judge := range []func(*episode) (Answer, string){
-		w.underWay, w.unknown, w.onPurpose, w.onHold, w.cutOff, w.unwell, w.waiting, w.owing, w.elsewhere, w.left, w.deed, w.needless,
+		w.underWay, w.unknown, w.onPurpose, w.onHold, w.cutOff, w.unwell, w.waiting, w.owing, w.elsewhere, w.beside, w.left, w.deed, w.needless,
 	} {
 		if answer, text := judge(e); text != "" {
 			return answer, text
@@ -512,7 +512,7 @@ func (w *why) owing(e *episode) (Answer, string) {
 	case a != nil:
 		w.pickAct(a)
 		if e != nil && e.part == a.part && e.note != "" {
-			return AnswerNot, w.fallen() + fmt.Sprintf("was not restarted: run %s (%s by %s) left it alone%s", a.id, a.command(), a.by, w.owes(w.owed()))
+			return AnswerNot, w.fallen() + fmt.Sprintf("was not restarted: %s left it alone%s", a.title(), w.owes(w.owed()))
 		}
 		return AnswerNot, w.fallen() + fmt.Sprintf("was not restarted: %s was %s%s by run %s, and no run on record came to this since%s",
 			d.Upstream, past(a.deed()), w.at(a.when()), a.id, w.owes(w.owed()))
@@ -567,13 +567,61 @@ func (w *why) elsewhere(*episode) (Answer, string) {
 	}
 	text := fmt.Sprintf("has been in incarnation %s %s, and no run on record caused that: ", brief(f.Token, had), since)
 	if had != "" && !f.Basis.Equal(hadBasis) {
-		w.next = "if another machine runs kido, carry its journals here: kido why --journals DIR " + w.Instance
+		w.next = w.carry()
 		return AnswerElsewhere, text + "its record has changed too, so a kido on another machine did it, or its own start was held for its upstreams"
 	}
 	if wire.Unit(had) == wire.Unit(f.Token) {
 		return AnswerElsewhere, text + "it was restarted inside its unit, which its init does not see"
 	}
 	return AnswerElsewhere, text + "it was restarted by hand, by its init, or from another machine"
+}
+
+// carry says how the journals of another machine are asked.
+func (w *why) carry() string {
+	return "if another machine runs kido, carry its journals here: kido why --journals DIR " + w.Instance
+}
+
+// beside is for an instance that is as it was but for its record, which follows what no
+// run on record has told it to: no other trace is left of a reload.
+func (w *why) beside(*episode) (Answer, string) {
+	s := w.status()
+	if s == nil || s.State != wire.StateUp && s.State != wire.StateBlind {
+		return "", ""
+	}
+	var heard *fact // the last that tells its record
+	var told []wire.Vector
+	for _, f := range w.r.facts {
+		if f.Instance == w.Instance && f.id != "" && len(f.Basis) > 0 {
+			heard = f
+			told = append(told, f.Basis, f.New)
+		}
+	}
+	if heard == nil || !same(heard.Token, cmp.Or(s.Incarnation(), s.Token)) {
+		return "", ""
+	}
+	newer := beyond(s.Basis, told...)
+	if len(newer) == 0 {
+		return "", ""
+	}
+	since := ""
+	if last := w.lastDone(); last != nil {
+		w.pickAct(last)
+		since = fmt.Sprintf(" since it was %s%s", past(last.deed()), w.at(last.when()))
+	}
+	for _, u := range newer {
+		if cause := w.r.cause(u.Instance, u.Token); cause != nil {
+			w.pickAct(cause)
+		} else {
+			had, _ := heard.Basis.Get(u.Instance)
+			w.strange(u.Instance, had, u.Token)
+		}
+	}
+	w.next = w.carry()
+	text := fmt.Sprintf("has followed a new incarnation of %s%s, and no run on record told it to: its record has changed, so a kido on another machine ", list(names(newer)), since)
+	if s.State == wire.StateBlind {
+		return AnswerElsewhere, text + "did it"
+	}
+	return AnswerElsewhere, text + "reloaded it, or saw that there was nothing to reload"
 }
 
 // left is for an instance that the last run has left alone.
@@ -603,10 +651,17 @@ func (w *why) deed(e *episode) (Answer, string) {
 	}
 	if e != nil && e.id != a.id && e.phase() == run.PhaseAlready && e.step().Action != plan.ActWait {
 		w.pick(e)
+		newer := beyond(e.last().Basis, a.leads())
+		switch spared := w.spared(newer); {
+		case spared != nil:
+			text += fmt.Sprintf("; for the incarnation of %s since then %s %s", list(names(newer)), spared.title(), spared.nothing())
+		case len(newer) > 0:
+			text += fmt.Sprintf("; %s found that it follows the incarnation of %s since then, which no run on record told it to: a kido on another machine did", e.title(), list(names(newer)))
+			w.next = w.carry()
 		// Where that run meant to do the same, or made the upstream's incarnation,
 		// it is asked why it did not.
-		if e.act(w.r) != nil || w.madeBy(a, e.id) {
-			text += fmt.Sprintf(", by run %s; so run %s (%s by %s) had no reason to do it again", a.id, e.id, e.command(), e.by)
+		case e.act(w.r) != nil || w.madeBy(a, e.id):
+			text += fmt.Sprintf(", by run %s; so %s had no reason to do it again", a.id, e.title())
 		}
 	}
 	return AnswerDone, text
@@ -620,6 +675,51 @@ func (w *why) madeBy(a *act, id string) bool {
 	})
 }
 
+// spared finds the last episode in which the instance was asked to follow incarnations of
+// its upstreams, and nothing was left to do for it; nil for none.
+func (w *why) spared(up wire.Vector) *episode {
+	for _, e := range slices.Backward(w.episodes) {
+		a := e.act(w.r)
+		if len(up) > 0 && e.phase() == run.PhaseAlready && a != nil && !a.done() && len(beyond(up, e.last().Basis)) == 0 {
+			w.pick(e)
+			return e
+		}
+	}
+	return nil
+}
+
+// nothing is what an episode says that ended with nothing to do, though that was asked
+// for; in the words of the gate, where those are on record.
+func (e *episode) nothing() string {
+	text := "had nothing left to do"
+	if f := e.last(); f.Code == wire.CodeAlready {
+		text = because(text, f.Word)
+	}
+	return text
+}
+
+// beyond are the entries of a basis that are in none of others; none where nothing is
+// known of those.
+func beyond(basis wire.Vector, others ...wire.Vector) (all wire.Vector) {
+	known := slices.DeleteFunc(slices.Clone(others), func(v wire.Vector) bool { return len(v) == 0 })
+	for _, b := range basis {
+		if len(known) > 0 && !slices.ContainsFunc(known, func(v wire.Vector) bool {
+			had, _ := v.Get(b.Instance)
+			return same(had, b.Token)
+		}) {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+func names(v wire.Vector) (all []string) {
+	for _, e := range v {
+		all = append(all, e.Instance)
+	}
+	return all
+}
+
 // needless is for an instance at which runs found nothing to do.
 func (w *why) needless(e *episode) (Answer, string) {
 	if e == nil || len(e.steps) == 0 || e.last() == nil {
@@ -627,21 +727,23 @@ func (w *why) needless(e *episode) (Answer, string) {
 	}
 	w.pick(e)
 	f := e.last()
-	var up []string
-	for _, b := range f.Basis {
-		up = append(up, b.Instance)
-	}
+	up := names(f.Basis)
+	spared := w.spared(f.Basis)
 	switch {
 	case e.step().Action == plan.ActWait:
-		return AnswerNothing, fmt.Sprintf("was only waited for: run %s (%s by %s) found it ready%s, and no run on record did anything to it", e.id, e.command(), e.by, w.at(f.at))
+		return AnswerNothing, fmt.Sprintf("was only waited for: %s found it ready%s, and no run on record did anything to it", e.title(), w.at(f.at))
+	case f.Phase == run.PhaseActing && e.act(w.r) != nil: // else it is told as done, or as cut off
+		return AnswerDone, fmt.Sprintf("was to be %s%s%s: run %s was cut off before it heard what came of it, and it is fresh now", past(f.deed()), w.at(f.at), w.because(e.act(w.r)), e.id)
+	case f.Phase == run.PhaseAlready && spared != nil:
+		return AnswerNot, fmt.Sprintf("%s: %s %s", w.not(spared), spared.title(), spared.nothing())
 	case f.Phase == run.PhaseAlready && len(up) > 0 && e.step().Action == plan.ActEnsure:
 		possessive := "the present incarnation of "
 		if len(up) > 1 {
 			possessive = "the present incarnations of "
 		}
-		return AnswerNot, "was not restarted: it was started after " + possessive + list(up) + ": there is no reason to"
+		return AnswerNot, "was not restarted: it was started or reloaded after " + possessive + list(up) + ": there is no reason to"
 	}
-	return AnswerNot, fmt.Sprintf("%s by run %s (%s by %s): %s", w.not(e), e.id, e.command(), e.by, cmp.Or(f.Word, string(f.Phase)))
+	return AnswerNot, fmt.Sprintf("%s by %s: %s", w.not(e), e.title(), cmp.Or(f.Word, string(f.Phase)))
 }
 
 // nothing is for an instance of which no run on record says anything.
@@ -663,7 +765,10 @@ func (w *why) nothing() (Answer, string) {
 func (w *why) not(e *episode) string {
 	deed := map[plan.Action]string{plan.ActStart: "start", plan.ActStop: "stop", plan.ActHold: "stop", plan.ActReload: "reload"}[e.step().Action]
 	if deed == "" {
-		deed = cmp.Or(string(w.Need.Reaction), "restart")
+		if a := e.act(w.r); a != nil {
+			deed = string(a.Reaction)
+		}
+		deed = cmp.Or(string(w.Need.Reaction), deed, "restart")
 	}
 	return "was not " + past(deed)
 }

@@ -123,6 +123,31 @@ var (
 	cascaded     = journalOf("aaaaa", "03:12:00", "restart oracle", oracleAndWeb, events(renewed, followed, over("03:12:09", run.OutcomeDone))...)
 )
 
+// reloading is the event of an ENSURE about to be sent that comes to a reload.
+func reloading(step int, at, had, has string) run.Event {
+	e := ensuring(step, at, "w1", "oracle@db1", had, has)
+	e.Step.Reaction, e.Step.Slot = wire.ReactReload, false
+	return e
+}
+
+// A reload, a run whose gate had nothing to reload, and one that finds what follows of that.
+var (
+	reloaded = journalOf("aaaaa", "03:12:00", "restart oracle", oracleAndWeb, events(renewed,
+		reloading(1, "03:12:07", "aaaa1111", "bbbb2222"),
+		ev("03:12:07", run.StepEvent{ID: 1, Phase: run.PhaseSettling, Acted: true, Token: "w1", Basis: on("oracle@db1", "bbbb2222"), Code: wire.CodeDone}),
+		ev("03:12:08", run.StepEvent{ID: 1, Phase: run.PhaseDone, Token: "w1", Basis: on("oracle@db1", "bbbb2222")}), over("03:12:09", run.OutcomeDone))...)
+	spared = journalOf("bbbbb", "03:13:00", "announce oracle", []string{"wait oracle@db1", "ensure web@web1 < 0"}, events(
+		reloading(1, "03:13:01", "bbbb2222", "cccc3333"),
+		ev("03:13:01", run.StepEvent{
+			ID: 1, Phase: run.PhaseAlready, Code: wire.CodeAlready, Word: "no connection from before is held: there is nothing to reload",
+			Token: "w1", Basis: on("oracle@db1", "cccc3333"),
+		}), over("03:13:01", run.OutcomeDone))...)
+	found = journalOf("ccccc", "03:13:30", "announce oracle", []string{"wait oracle@db1", "ensure web@web1 < 0"},
+		ev("03:13:31", run.StepEvent{ID: 1, Phase: run.PhaseAlready, Word: "it is up and fresh", Token: "w1", Basis: on("oracle@db1", "cccc3333")}), over("03:13:31", run.OutcomeDone))
+	fresh = journalOf("ddddd", "03:11:00", "announce oracle", []string{"wait oracle@db1", "ensure web@web1 < 0"},
+		ev("03:11:01", run.StepEvent{ID: 1, Phase: run.PhaseAlready, Word: "it is up and fresh", Token: "w1", Basis: on("oracle@db1", "aaaa1111")}), over("03:11:01", run.OutcomeDone))
+)
+
 func up(own string, basis wire.Vector) *wire.Status {
 	return &wire.Status{Instance: "web@web1", State: wire.StateUp, Token: own, Settled: true, Ready: true, Wanted: wire.WantedUp, Generation: 3, Basis: basis}
 }
@@ -183,6 +208,8 @@ func TestWhySentence(t *testing.T) {
 	heldDown := up("", on("oracle@db1", "bbbb2222"))
 	heldDown.State, heldDown.Ready, heldDown.Wanted = wire.StateDown, false, wire.WantedHeld
 	heldDown.OnHold = time.Hour // which is not what keeps it down
+	plain := up("", on("oracle@db1", "cccc3333"))
+	plain.State = wire.StateBlind
 	onHold := up("w1", on("oracle@db1", "o1"))
 	onHold.OnHold = 59*time.Minute + 30*time.Second
 	putOnHold := ev("03:13:00", run.StepEvent{
@@ -286,6 +313,15 @@ func TestWhySentence(t *testing.T) {
 			},
 			answer:   AnswerDone,
 			sentence: "was restarted at 03:12:07 because oracle@db1 had a new incarnation, by run 20261002-031200-bbbbb; so run 20261002-031200-aaaaa (kido restart oracle by alice@admin) had no reason to do it again.",
+		},
+		{
+			name: "restarted by another kido, for which a run was too late", runs: []History{
+				journalOf("aaaaa", "03:12:00", "announce oracle", []string{"wait oracle@db1", "ensure web@web1 < 0"}, events(ensuring(1, "03:12:06", "w1", "oracle@db1", "aaaa1111", "bbbb2222"),
+					ev("03:12:08", run.StepEvent{ID: 1, Phase: run.PhaseAlready, Code: wire.CodeAlready, Word: "its basis is current", Token: "w2", Basis: on("oracle@db1", "bbbb2222")}), over("03:12:08", run.OutcomeDone))...),
+			},
+			answer:   AnswerElsewhere,
+			sentence: "has been in incarnation w2 since 03:12:08 or before, and no run on record caused that: its record has changed too, so a kido on another machine did it, or its own start was held for its upstreams.",
+			next:     "if another machine runs kido, carry its journals here: kido why --journals DIR web@web1",
 		},
 		{
 			name: "stopped on purpose", runs: []History{
@@ -525,7 +561,67 @@ func TestWhySentence(t *testing.T) {
 		{
 			name: "no reason to", runs: []History{journalOf("aaaaa", "03:12:00", "announce oracle", []string{"wait oracle@db1", "ensure web@web1 < 0"},
 				ev("03:12:05", run.StepEvent{ID: 1, Phase: run.PhaseAlready, Word: "it is up and fresh", Token: "w1", Basis: on("oracle@db1", "o1")}), over("03:12:06", run.OutcomeDone))},
-			answer: AnswerNot, sentence: "was not restarted: it was started after the present incarnation of oracle@db1: there is no reason to.",
+			answer: AnswerNot, sentence: "was not restarted: it was started or reloaded after the present incarnation of oracle@db1: there is no reason to.",
+		},
+		{
+			name: "reloaded, and then there was nothing to reload", runs: []History{reloaded, spared}, look: seenAs(up("w1", on("oracle@db1", "cccc3333")), plan.Verdict{}),
+			answer:   AnswerDone,
+			sentence: "was reloaded at 03:12:07 because oracle@db1 had a new incarnation; for the incarnation of oracle@db1 since then run 20261002-031200-bbbbb (kido announce oracle by alice@admin) had nothing left to do: no connection from before is held: there is nothing to reload.",
+			evidence: []string{
+				"web@web1: told to reload: oracle@db1 is cccc3333, and it was started against bbbb2222",
+				"web@web1: nothing to do: no connection from before is held: there is nothing to reload",
+			},
+		},
+		{
+			name: "the same, and seen by a run since", runs: []History{reloaded, spared, found}, look: seenAs(up("w1", on("oracle@db1", "cccc3333")), plan.Verdict{}),
+			answer:   AnswerDone,
+			sentence: "was reloaded at 03:12:07 because oracle@db1 had a new incarnation; for the incarnation of oracle@db1 since then run 20261002-031200-bbbbb (kido announce oracle by alice@admin) had nothing left to do: no connection from before is held: there is nothing to reload.",
+			evidence: []string{"run 20261002-031200-ccccc", "web@web1: nothing to do: it is up and fresh"},
+		},
+		{
+			name: "the same, without the gate's word", runs: []History{reloaded, journalOf("bbbbb", "03:13:00", "announce oracle", []string{"wait oracle@db1", "ensure web@web1 < 0"}, events(
+				reloading(1, "03:13:01", "bbbb2222", "cccc3333"),
+				ev("03:13:01", run.StepEvent{ID: 1, Phase: run.PhaseAlready, Word: "it is up and fresh", Token: "w1", Basis: on("oracle@db1", "cccc3333")}), over("03:13:01", run.OutcomeDone))...)},
+			answer:   AnswerDone,
+			sentence: "was reloaded at 03:12:07 because oracle@db1 had a new incarnation; for the incarnation of oracle@db1 since then run 20261002-031200-bbbbb (kido announce oracle by alice@admin) had nothing left to do.",
+		},
+		{
+			name: "there was nothing to reload", runs: []History{spared}, look: seenAs(up("w1", on("oracle@db1", "cccc3333")), plan.Verdict{}),
+			answer:   AnswerNot,
+			sentence: "was not reloaded: run 20261002-031200-bbbbb (kido announce oracle by alice@admin) had nothing left to do: no connection from before is held: there is nothing to reload.",
+		},
+		{
+			name: "reloaded, and then by another kido, as a run found", runs: []History{reloaded, found}, look: seenAs(up("w1", on("oracle@db1", "cccc3333")), plan.Verdict{}),
+			answer:   AnswerDone,
+			sentence: "was reloaded at 03:12:07 because oracle@db1 had a new incarnation; run 20261002-031200-ccccc (kido announce oracle by alice@admin) found that it follows the incarnation of oracle@db1 since then, which no run on record told it to: a kido on another machine did.",
+			next:     "if another machine runs kido, carry its journals here: kido why --journals DIR web@web1",
+		},
+		{
+			name: "reloaded, and then by another kido", runs: []History{reloaded}, look: seenAs(up("w1", on("oracle@db1", "cccc3333")), plan.Verdict{}),
+			answer:   AnswerElsewhere,
+			sentence: "has followed a new incarnation of oracle@db1 since it was reloaded at 03:12:07, and no run on record told it to: its record has changed, so a kido on another machine reloaded it, or saw that there was nothing to reload.",
+			next:     "if another machine runs kido, carry its journals here: kido why --journals DIR web@web1",
+			evidence: []string{"web@web1: reloaded", "oracle@db1: seen as cccc3333, and it was bbbb2222: a new incarnation, which no run on record made"},
+		},
+		{
+			name: "reloaded by another kido, after a run on record", runs: []History{journalOf("aaaaa", "03:12:00", "restart oracle", []string{"restart oracle@db1", "leave web@web1: ordered after oracle but does not react to its restarts"}, events(renewed, over("03:12:02", run.OutcomeDone))...), fresh},
+			look:     seenAs(up("w1", on("oracle@db1", "bbbb2222")), plan.Verdict{}),
+			answer:   AnswerElsewhere,
+			sentence: "has followed a new incarnation of oracle@db1, and no run on record told it to: its record has changed, so a kido on another machine reloaded it, or saw that there was nothing to reload.",
+			next:     "if another machine runs kido, carry its journals here: kido why --journals DIR web@web1",
+			evidence: []string{"oracle@db1: restarted: it was aaaa1111, and is bbbb2222"},
+		},
+		{
+			name: "a plain one, by another kido", runs: []History{journalOf("aaaaa", "03:12:00", "restart oracle", oracleAndWeb, events(renewed, ensured(1, "03:12:07", "", "", "oracle@db1", "aaaa1111", "bbbb2222"), over("03:12:09", run.OutcomeDone))...)}, look: seenAs(plain, plan.Verdict{}),
+			answer:   AnswerElsewhere,
+			sentence: "has followed a new incarnation of oracle@db1 since it was restarted at 03:12:07, and no run on record told it to: its record has changed, so a kido on another machine did it.",
+			next:     "if another machine runs kido, carry its journals here: kido why --journals DIR web@web1",
+		},
+		{
+			name: "cut off while the gate was at work, which reloaded it", runs: []History{journalOf("aaaaa", "03:12:00", "restart oracle", oracleAndWeb, events(renewed, reloading(1, "03:12:07", "aaaa1111", "bbbb2222"))...), fresh},
+			look:     seenAs(up("w1", on("oracle@db1", "bbbb2222")), plan.Verdict{}),
+			answer:   AnswerDone,
+			sentence: "was to be reloaded at 03:12:07 because oracle@db1 had a new incarnation: run 20261002-031200-aaaaa was cut off before it heard what came of it, and it is fresh now.",
 		},
 		{
 			name: "restarted by hand", runs: []History{cascaded}, look: seenAs(aged, plan.Verdict{}),

@@ -94,7 +94,7 @@ func (r *Run) replied(s *step, in Answered) {
 		if !s.acted { // it works: but what dies again and again runs out of attempts
 			s.attempt = 0
 		}
-		s.acted, s.before, s.died, s.losses = true, false, false, 0
+		s.acted, s.before, s.died, s.losses, s.spared = true, false, false, 0, ""
 		s.changes++
 		s.phase, s.word = PhaseSettling, in.Reply.Word
 		ev := s.event()
@@ -104,6 +104,9 @@ func (r *Run) replied(s *step, in Answered) {
 			r.end(s, PhaseDone, "", "")
 		}
 	case wire.CodeAlready, wire.CodeWaived, wire.CodeStale: // the next look tells what is so now
+		if s.spared = ""; in.Reply.Code == wire.CodeAlready {
+			s.spared = in.Reply.Word
+		}
 		if s.losses++; s.losses > maxLosses {
 			s.losses = 0
 			r.retry(s, failure{word: in.Reply.Word, acted: true, code: in.Reply.Code})
@@ -258,6 +261,9 @@ func (r *Run) end(s *step, phase Phase, word, hint string) {
 	s.phase, s.word, s.wake = phase, word, 0
 	ev := s.event()
 	ev.Hint = hint
+	if phase == PhaseAlready && word != "" && word == s.spared {
+		ev.Code = wire.CodeAlready
+	}
 	if !phase.Well() || len(s.owes) > 0 && phase != PhaseWaived {
 		ev.Owes = slices.Clone(s.owes)
 	}

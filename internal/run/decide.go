@@ -282,7 +282,7 @@ func (r *Run) ready(s *step, st wire.Status) choice {
 	case st.State == wire.StateBlind:
 		return choice{end: PhaseAlready, word: "it was told to follow its upstreams as they are now"}
 	default:
-		return choice{end: PhaseAlready, word: "it is up and fresh"}
+		return choice{end: PhaseAlready, word: cmp.Or(s.spared, "it is up and fresh")}
 	}
 }
 

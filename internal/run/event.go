@@ -55,7 +55,8 @@ type StepEvent struct {
 	Degraded string `json:"degraded,omitempty"`
 	// Silent says that its host did not answer (PhaseRetry).
 	Silent bool `json:"silent,omitempty"`
-	// Code is what a gate answered to the request (PhaseSettling, PhaseRetry).
+	// Code is what a gate answered to the request (PhaseSettling, PhaseRetry); of
+	// PhaseAlready where Word is the gate's.
 	Code wire.Code `json:"code,omitempty"`
 	// Own is the incarnation that a restart is to end, read when the run first
 	// looked: a resumed run must not end its successor.

@@ -127,6 +127,7 @@ func (r *Run) keyStep(k *keyer, s *step) {
 	if s.own != nil {
 		k.text(*s.own)
 	}
+	k.flags(s.spared != "")
 	k.number(r.tries(s))
 	k.number(s.changes)
 	k.number(s.losses)

@@ -24,7 +24,7 @@ func TestForkNamesEveryField(t *testing.T) {
 		fields string
 	}{
 		{reflect.TypeFor[Run](), "id site topo plan opts rng steps reads calls pools chores silent seq nextCall now failures interrupted ended effects"},
-		{reflect.TypeFor[step](), "Step svc phase word levels surveying level since self own acted before died slot claim sent away latest lamented attempt changes losses answers pause wake deadline patience owes held told"},
+		{reflect.TypeFor[step](), "Step svc phase word levels surveying level since self own acted before died slot claim sent away latest lamented attempt changes losses answers pause wake deadline patience owes held told spared"},
 		{reflect.TypeFor[pool](), "taken lost failed"},
 		{reflect.TypeFor[read](), "asked answered obs code hint final streak out token since"},
 		{reflect.TypeFor[call](), "kind step ask slot try"},

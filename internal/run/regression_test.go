@@ -446,6 +446,26 @@ func TestSoftDependentOwes(t *testing.T) {
 	}
 }
 
+// Why a gate found nothing to do stands in the journal: the next look would only say that
+// all is well.
+func TestSparedSaysWhy(t *testing.T) {
+	w := newWorld(t, 1, header+service("db", "h1", ", listens: :1521")+service("web", "h2", ", after: {db: {on_restart: reload, if: stale-connections}}"))
+	w.runner("first", plan.Request{Verb: plan.Announce, Targets: []string{"db"}}, run.Options{}).finish()
+	w.restartByHand(instance("db@h1"))
+	w.nodes[instance("db@h1")].age = time.Second
+	r := w.runner("second", plan.Request{Verb: plan.Announce, Targets: []string{"db"}}, run.Options{})
+	r.finish()
+	var last *run.StepEvent
+	for _, e := range r.journal {
+		if e.Step != nil && e.Step.Instance == "web@h2" {
+			last = e.Step
+		}
+	}
+	if last == nil || last.Phase != run.PhaseAlready || last.Code != wire.CodeAlready || last.Word != "no connection from before is held: there is nothing to reload" {
+		w.fail("web@h2 ended with %+v", last)
+	}
+}
+
 // Who cannot be asked before somebody has mended something is not waited for.
 func TestBarredUpstreamIsNotWaitedFor(t *testing.T) {
 	w := newWorld(t, 1, header+service("db", "h1", "")+service("web", "h2", ", after: {db: restart}"))

@@ -107,6 +107,7 @@ type step struct {
 	latest   *wire.Status // the last that was heard of the instance, by a read or a reply
 	told     bool         // that it is blocked is on record
 	lamented string       // why it was to be tried again, as the journal has it last
+	spared   string       // why its gate found nothing to do; "": it was not asked, or did
 	attempt  int
 	changes  int
 	losses   int

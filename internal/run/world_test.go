@@ -47,6 +47,7 @@ type node struct {
 	running initsys.Action
 	broken  int // this many starts fail
 	deaf    bool
+	age     time.Duration // as init has it; 0: it does not say
 	poorly  string // what is not as it should be, though it answers
 	cut     bool   // its host cannot be reached
 	barred  bool   // its host is not the one whose key is pinned
@@ -183,7 +184,7 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 		return wire.Reply{Code: w.lie, Word: "so it says"}, nil
 	}
 	look := func() gate.Event {
-		return gate.Looked{Look: gate.Look{State: n.state, Token: n.token()}}
+		return gate.Looked{Look: gate.Look{State: n.state, Token: n.token(), Age: n.age}}
 	}
 	m, effect := gate.NewMachine(n.name, q).Step(gate.Begin{})
 	for k := 0; ; k++ {
@@ -214,7 +215,7 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 			w.finish(i)
 			ev = look()
 		case gate.See:
-			ev = gate.Looked{Look: gate.Look{State: n.state, Token: n.token()}, Waiting: n.running != ""}
+			ev = gate.Looked{Look: gate.Look{State: n.state, Token: n.token(), Age: n.age}, Waiting: n.running != ""}
 		case gate.Unlock:
 			ev = gate.Unlocked{}
 		case gate.Settle:
@@ -227,6 +228,8 @@ func (w *world) serve(i site.Instance, q wire.Request, crash int) (wire.Reply, e
 		case gate.Save:
 			n.disk = e.Record.Format()
 			ev = gate.Stored{}
+		case gate.Count:
+			ev = gate.Counted{}
 		case gate.Prepare:
 			n.held = e.Do
 			ev = gate.Prepared{Child: &initsys.Child{Boot: "b", PID: 1, Start: 1}}

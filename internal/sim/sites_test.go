@@ -47,7 +47,7 @@ var (
 	moreSite    = siteOf("db h1", "cache h2", "web h3, h4: after: {db: restart, cache: restart}, max_failures: 2")
 	budgetSite  = siteOf("db h1", "web h2, h3: after: {db: restart}, budget: {reactions: 1, within: 10m}", "front h4: sysv: front, after: {web: {of: any}}, budget: {reactions: 2, within: 5m}")
 	settleSite  = siteOf("db h1: settle: 30s", "cache h2: sysv: cache, after: {db: restart}, settle: 10s", "web h3: after: {db: reload, cache: restart}")
-	afarSite    = strings.ReplaceAll(siteOf("db h1", "web h2, h3: after: {db: restart}, max_failures: 2"), "interval: 5s", "interval: 5s, from: dependent")
+	afarSite    = strings.Replace(siteOf("db h1", "web h2, h3: after: {db: restart}, max_failures: 2"), "interval: 5s", "interval: 5s, from: dependent", 1)
 	leaveSite   = siteOf("db h1", "web h2: after: {db: restart}, wait: {timeout: 20s, otherwise: leave}", "front h3: after: {web: restart}, wait: {timeout: 20s, otherwise: leave}")
 )
 
