@@ -48,9 +48,9 @@ type node struct {
 	broken  int // this many starts fail
 	deaf    bool
 	age     time.Duration // as init has it; 0: it does not say
-	poorly  string // what is not as it should be, though it answers
-	cut     bool   // its host cannot be reached
-	barred  bool   // its host is not the one whose key is pinned
+	poorly  string        // what is not as it should be, though it answers
+	cut     bool          // its host cannot be reached
+	barred  bool          // its host is not the one whose key is pinned
 }
 
 func newWorld(t *testing.T, seed uint64, text string) *world {
