@@ -31,6 +31,7 @@ func TestLife(t *testing.T) {
 		tell func(*life)
 	}{
 		{"restarted inside its unit", (*life).inside},
+		{"built in somebody's home", (*life).atHome},
 		{"where nobody tells", (*life).blind},
 		{"a crash of one backend", (*life).backend},
 		{"a recovery", (*life).recovers},
@@ -464,6 +465,15 @@ func (s *life) inside() {
 	s.stays()
 }
 
+// atHome: who has built kido in a folder of his own at the database's host uses the gate
+// that is installed there, for the gate's user cannot run the other.
+func (s *life) atHome() {
+	s.Run(database, "mkdir", "-m", "700", "/root/built")
+	s.Run(database, "cp", "/usr/local/bin/kido", "/usr/local/sbin/kido-gate", "/root/built")
+	out := s.Run(database, "/root/built/kido", "--site", "/etc/kido/site.yaml", "--here", "db1", "status", "database")
+	s.contains(s.note("status database # as built at db1", out), "database@db1  up")
+}
+
 // blind: where no probe tells the life, nobody sees that restart, and that is said before.
 func (s *life) blind() {
 	s.enrolled(lifeSite(blindDatabase, webService))
@@ -590,6 +600,11 @@ func (s *life) stale() {
 		s.Until("web1's workers are others", func() bool {
 			return !slices.ContainsFunc(s.workers(webs[0]), func(w string) bool { return slices.Contains(before.workers[webs[0]], w) })
 		})
+		// None is held by anybody now. The hook tells of the next start at once, when the
+		// unit has been up for some tenths of a second, and that is an age as any other.
+		deeds = s.deeds()
+		s.Run(database, "systemctl", "restart", "dba")
+		s.done(deeds)
 	})
 	over := s.pages.mark()
 	s.everyWorker(over, webs...)

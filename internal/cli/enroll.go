@@ -25,6 +25,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"kido/internal/failpoint"
 	"kido/internal/install"
 	"kido/internal/keys"
 	"kido/internal/site"
@@ -48,7 +49,8 @@ it again changes nothing but what the site file changed.
 
 What is up and announced is announced at the end: each service that depends on
 it is restarted once (or whatever the site says), a few at a time, for kido has
-not seen it start. --later leaves that to the next start.
+not seen it start. What is not ready by then is named; its hook keeps trying.
+--later leaves that to the next start.
 
 --dry-run changes nothing, here or there: it shows what would change at each
 host, as kido install --dry-run does there, and ends with status 0 whether or
@@ -156,6 +158,7 @@ type enrolment struct {
 	kido, gate string        // the programs for the hosts
 	control    string        // folder of ssh's shared connections
 	limit      time.Duration // for one host; 0: hostTime
+	coming     install.Coming
 }
 
 // enrollAll installs at every host; a host that fails holds up no other.
@@ -175,6 +178,9 @@ func (a *app) enrollAll(ctx context.Context, s *site.Site, hosts []*site.Host, e
 			return err
 		}
 	}
+	if gated, err := gatedHosts(s, nil); err == nil && len(hosts) == len(gated) {
+		e.coming = install.ComingAll
+	}
 	failed := a.rounds(ctx, s, hosts, e)
 	if ctx.Err() != nil {
 		return interrupted()
@@ -193,7 +199,7 @@ func interrupted() error {
 // another. It returns what failed, by host; that has been said.
 func (a *app) rounds(ctx context.Context, s *site.Site, hosts []*site.Host, e *enrolment) map[string]error {
 	failed := map[string]error{}
-	warnings := map[string][]string{} // of the last round: what the first one lacked it may have
+	warnings, behind := map[string][]string{}, map[string][]string{} // of the last round: what the first one lacked it may have
 	for round := range 2 {
 		news := false
 		for _, h := range hosts {
@@ -209,7 +215,7 @@ func (a *app) rounds(ctx context.Context, s *site.Site, hosts []*site.Host, e *e
 				failed[h.Name] = err
 				fmt.Fprintf(a.stderr, "kido: %s: %v\n", h.Name, err)
 			}
-			warnings[h.Name] = r.Warnings
+			warnings[h.Name], behind[h.Name] = r.Warnings, r.Behind
 			news = news || changed
 		}
 		if !news {
@@ -219,6 +225,11 @@ func (a *app) rounds(ctx context.Context, s *site.Site, hosts []*site.Host, e *e
 	for _, h := range hosts {
 		for _, w := range warnings[h.Name] {
 			fmt.Fprintf(a.stderr, "kido: warning: %s: %s\n", h.Name, oneLine(w))
+		}
+	}
+	for _, h := range hosts {
+		if !a.json() { // where it is in what was done there
+			a.sayBehind(behind[h.Name])
 		}
 	}
 	return failed
@@ -262,7 +273,7 @@ func (e *enrolment) findPrograms() error {
 		if e.kido, err = os.Executable(); err != nil {
 			return err
 		}
-		if e.gate, err = findGate(); err != nil {
+		if e.gate, err = findGate(false); err != nil {
 			e.gate = filepath.Join(filepath.Dir(e.kido), "kido-gate")
 		}
 	}
@@ -274,15 +285,18 @@ func (e *enrolment) findPrograms() error {
 	return nil
 }
 
-// own makes this machine's key where there is none, and keeps it in the ring.
+// own makes this machine's key where there is none, or not all of it, and keeps it in
+// the ring.
 func (e *enrolment) own(a *app, s *site.Site) error {
-	if _, err := os.Stat(s.Identity); errors.Is(err, os.ErrNotExist) {
+	_, private := os.Stat(s.Identity)
+	_, public := keys.Public(s.Identity)
+	if errors.Is(errors.Join(private, public), os.ErrNotExist) {
 		if e.dry {
 			a.warn([]error{errors.New("this machine has no key yet: kido enroll makes it, and adds its line at each host")})
 			return nil
 		}
 		me, _ := os.Hostname()
-		if _, err := keys.New(s.Identity, fmt.Sprintf("kido %s, made on %s", s.Name, me)); err != nil {
+		if _, err := keys.Complete(s.Identity, fmt.Sprintf("kido %s, made on %s", s.Name, me)); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.text(), "made this machine's key, %s\n", s.Identity)
@@ -374,6 +388,9 @@ func (a *app) installAt(ctx context.Context, s *site.Site, h *site.Host, e *enro
 	}
 	if e.dry {
 		flags += " --dry-run"
+	}
+	if !e.remove {
+		flags += " --" + comingFlag + "=" + string(cmp.Or(e.coming, install.ComingSome))
 	}
 	// sudo may ask for a password, so the terminal is its own and the result a
 	// file of the login's user. Nothing in these words comes from outside: the
@@ -491,14 +508,13 @@ func (a *app) keepAnnounceKeys(s *site.Site, h *site.Host, ring string, here boo
 		if err := checkAnnounceKey(h, all, public, here); err != nil {
 			return false, err
 		}
-		if revoked.has(public) {
-			a.warn([]error{fmt.Errorf("%s: its key is revoked, so that it reaches nothing: kido keys rotate %[1]s gives it another", h.Name)})
-			continue
+		if !revoked.has(public) {
+			text.WriteString(from + public + "\n")
 		}
-		text.WriteString(from + public + "\n")
 	}
 	file := filepath.Join(ring, h.Name+".pub")
-	if text.Len() == 0 {
+	if text.Len() == 0 { // else it is being given another
+		a.warn([]error{fmt.Errorf("%s: its key is revoked, so that it reaches nothing: kido keys rotate %[1]s gives it another", h.Name)})
 		return false, removeFile(file)
 	}
 	return replaceFile(file, text.String())
@@ -570,7 +586,6 @@ func (e *enrolment) keepOwn(a *app, s *site.Site) error {
 			continue
 		}
 		if revoked.has(public) {
-			a.warn([]error{errors.New("this machine's own key is revoked, so that it reaches nothing: kido keys rotate gives it another")})
 			continue
 		}
 		if _, err := keys.GateLine(keys.LineOptions{From: from, Gate: install.GateProgram, Public: public}); err != nil {
@@ -583,7 +598,8 @@ func (e *enrolment) keepOwn(a *app, s *site.Site) error {
 		return err
 	}
 	file := filepath.Join(e.ring, name+".pub")
-	if text.Len() == 0 {
+	if text.Len() == 0 { // else it is being given another
+		a.warn([]error{errors.New("this machine's own key is revoked, so that it reaches nothing: kido keys rotate gives it another")})
 		return removeFile(file)
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -797,7 +813,7 @@ func (e *enrolment) run(ctx context.Context, stdin *bytes.Buffer, stderr io.Writ
 	}
 	var out answer
 	c.Stdout, c.Stderr = &out, stderr
-	err := c.Run()
+	err := pass(c)
 	if out.over {
 		return nil, fmt.Errorf("it said more than %d bytes", maxAnswer)
 	}
@@ -857,7 +873,18 @@ func (e *enrolment) runTTY(ctx context.Context, a *app, target []string, script 
 	if e.words == nil {
 		c.Stdin = a.stdin
 	}
-	return e.sshError(ctx, c.Run())
+	return e.sshError(ctx, pass(c))
+}
+
+// pass runs the administrator's ssh.
+func pass(c *exec.Cmd) error {
+	if err := c.Start(); err != nil {
+		return err
+	}
+	failpoint.Hit("enroll.ssh.begun")
+	err := c.Wait()
+	failpoint.Hit("enroll.ssh.ended")
+	return err
 }
 
 func (e *enrolment) sshError(ctx context.Context, err error) error {

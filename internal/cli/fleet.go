@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +19,7 @@ import (
 	"kido/internal/gate"
 	"kido/internal/initsys"
 	"kido/internal/install"
+	"kido/internal/keys"
 	"kido/internal/plan"
 	"kido/internal/probe"
 	"kido/internal/probe/netprobe"
@@ -37,6 +40,7 @@ type fleet struct {
 	site   *site.Site
 	ssh    *remote.Client
 	here   string // the host that this machine is; "" for none
+	told   bool   // it was said which, be it none
 	gate   string // this machine's gate program
 	policy string // and its policy file
 	plain  *os.Root
@@ -49,9 +53,9 @@ func (a *app) open(s *site.Site) (*fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fleet{site: s, here: here, policy: a.gatePolicy(), prober: netprobe.Prober{}}
+	f := &fleet{site: s, here: here, told: a.here != "", policy: a.gatePolicy(), prober: netprobe.Prober{}}
 	if here != "" {
-		if f.gate, err = findGate(); err != nil {
+		if f.gate, err = findGate(f.policy == gate.DefaultPolicy); err != nil {
 			return nil, err
 		}
 	}
@@ -63,7 +67,7 @@ func (a *app) open(s *site.Site) (*fleet, error) {
 		return nil, usageError("mend or remove that line; kido keys pin HOST FILE writes a good one", "pinned host keys: %w", err)
 	}
 	if _, serr := os.Stat(s.Identity); err == nil && errors.Is(serr, os.ErrNotExist) {
-		return nil, usageError("make it: kido keys new; then print its line for each host: kido keys line HOST", "the site's key is not there: %s", s.Identity)
+		return nil, usageError("kido enroll makes it, and sets the hosts up for it; by hand: kido keys new, then its line for each host: kido keys line HOST", "the site's key is not there: %s", s.Identity)
 	}
 	if err == nil {
 		f.ssh, err = remote.New(remote.Config{Identity: s.Identity, HostKeys: pins})
@@ -75,12 +79,29 @@ func (a *app) open(s *site.Site) (*fleet, error) {
 		}
 		return nil, usageError(hint, "%w", err)
 	}
+	if err := keys.Matches(s.Identity); err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.warn([]error{fmt.Errorf("%w: a host lets in the one that was brought there: ssh-keygen -y -f %s prints the public half", err, s.Identity)})
+	}
 	if dir, err := a.state(); err != nil {
 		return nil, err
 	} else if f.plain, err = plainRoot(dir); err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+// unpinned is what to do about a host of which no key is pinned, where this machine has
+// some addresses: one that it is itself needs none.
+func (f *fleet) unpinned(v *site.Service, host string, own []net.Addr) string {
+	at := net.ParseIP(f.site.Host(host).Address)
+	has := func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.Equal(at) && !at.IsLoopback()
+	}
+	if plain := v != nil && v.Adapter.Kind == site.KindPlain; !plain && !f.told && f.here == "" && slices.ContainsFunc(own, has) {
+		return fmt.Sprintf("%s is this machine's own address: if it is %[2]s, say so: --here %[2]s (kido install --here %[2]s sets it up)", at, host)
+	}
+	return fmt.Sprintf("carry its /etc/ssh/ssh_host_ed25519_key.pub here by a way that you trust, then: kido keys pin %s FILE", host)
 }
 
 func plainRoot(state string) (*os.Root, error) {
@@ -91,10 +112,17 @@ func plainRoot(state string) (*os.Root, error) {
 	return os.OpenRoot(dir)
 }
 
-func findGate() (string, error) {
+// findGate finds the program of a gate: the one that was built with this kido, or, for
+// the policy that was installed, rather the one that was installed with it. The gate's
+// user can run that, and may not be able to where somebody has built kido.
+func findGate(installed bool) (string, error) {
 	places := []string{install.GateProgram, "/usr/sbin/kido-gate"}
 	if self, err := os.Executable(); err == nil {
-		places = append([]string{filepath.Join(filepath.Dir(self), "kido-gate")}, places...)
+		at := 0
+		if installed {
+			at = len(places)
+		}
+		places = slices.Insert(places, at, filepath.Join(filepath.Dir(self), "kido-gate"))
 	}
 	for _, path := range places {
 		if _, err := os.Stat(path); err == nil {
@@ -128,17 +156,18 @@ func (f *fleet) Call(ctx context.Context, host string, q wire.Request) (wire.Rep
 		timeout = v.Timeout.Connect
 	}
 	r, err := f.ssh.Call(ctx, f.site.Host(host), q, timeout)
-	return r, callError(host, err)
+	return r, f.callError(v, host, err)
 }
 
-func callError(host string, err error) error {
+func (f *fleet) callError(v *site.Service, host string, err error) error {
 	re, ok := errors.AsType[*remote.Error](err)
 	if !ok {
 		return err
 	}
 	hint := re.Hint
 	if re.Kind == remote.KindHostKeyUnknown {
-		hint = fmt.Sprintf("carry its /etc/ssh/ssh_host_ed25519_key.pub here by a way that you trust, then: kido keys pin %s FILE", host)
+		own, _ := net.InterfaceAddrs() // without them it is as if it were any machine
+		hint = f.unpinned(v, host, own)
 	}
 	return &run.CallError{Err: re, Hint: hint, Final: !re.Temporary(), Unsent: !re.Sent}
 }
@@ -221,7 +250,7 @@ func (f *fleet) plainCall(ctx context.Context, v *site.Service, host string, q w
 	if unit.fault != nil {
 		// The connection's own error says more than a gate's words about it:
 		// what to do, and whether to try again.
-		return wire.Reply{}, callError(host, unit.fault)
+		return wire.Reply{}, f.callError(v, host, unit.fault)
 	}
 	return r, nil
 }

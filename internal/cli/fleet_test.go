@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -57,6 +58,38 @@ func TestSightsAskOnce(t *testing.T) {
 		}
 		if got := all[i].why(db); got != want {
 			t.Errorf("%s: %q, want %q", i, got, want)
+		}
+	}
+}
+
+// TestUnpinnedIsHere: who has the address of a host himself needs no key of it, but to
+// know that he is it.
+func TestUnpinnedIsHere(t *testing.T) {
+	t.Parallel()
+	s, err := site.Parse("/src/site.yaml", []byte("site: x\nhosts: {db1: 192.0.2.1, web1: 192.0.2.2, near: 127.0.0.1, named: db.example}\nservices:\n"+
+		"  db: {hosts: [db1, web1, near, named], systemd: db}\n  old: {hosts: db1, plain: restart, after: db}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := []net.Addr{&net.IPNet{IP: net.IPv4(127, 0, 0, 1)}, &net.IPNet{IP: net.ParseIP("192.0.2.1")}, &net.UnixAddr{}}
+	for _, c := range []struct {
+		f             fleet
+		service, host string
+		here          bool
+	}{
+		{fleet{}, "db", "db1", true},
+		{fleet{}, "", "db1", true},
+		{fleet{}, "db", "web1", false},
+		{fleet{}, "db", "near", false},
+		{fleet{}, "db", "named", false},
+		{fleet{}, "old", "db1", false},            // it is let in by its key, wherever it comes from
+		{fleet{told: true}, "db", "db1", false},   // --here none
+		{fleet{here: "web1"}, "db", "db1", false}, // two of the site with one address
+	} {
+		c.f.site = s
+		hint := c.f.unpinned(s.Service(c.service), c.host, own)
+		if here := strings.Contains(hint, "say so: --here "+c.host+" "); here != c.here || strings.Contains(hint, "keys pin") == c.here {
+			t.Errorf("%+v: %s", c, hint)
 		}
 	}
 }

@@ -160,7 +160,8 @@ missing; there may be more fields than these.
   install      one object: host, changed and commands (with --print and
                --dry-run what would be), files (--print: path, mode, owner,
                text or from), steps (--dry-run: what, mode, diff, before and
-               after: size, sha256), publicKey, nextKey, hostKeys, warnings
+               after: size, sha256), publicKey, nextKey, hostKeys, behind
+               (what could not be announced by now), warnings
   policy       one object: host, policy
   version      one object: version, go, protocol
 

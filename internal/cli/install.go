@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,17 +9,20 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"kido/internal/gate"
 	"kido/internal/install"
 	"kido/internal/site"
+	"kido/internal/wire"
 )
 
 func (a *app) install() *cobra.Command {
 	var show, dry, remove, purge, later bool
-	var initName string
+	var initName, coming string
 	c := &cobra.Command{
 		Use:   "install",
 		Short: "set this machine up as a host of the site, or take that back",
@@ -57,7 +61,7 @@ removed, and the commands. It ends with status 0 whether or not there is one.`,
 			case remove:
 				return a.uninstall(c, show, dry, purge)
 			}
-			return a.setUp(c, show, dry, later, initName)
+			return a.setUp(c, show, dry, later, initName, install.Coming(coming))
 		},
 	}
 	c.Flags().BoolVar(&show, "print", false, "change nothing: show every file in full, and every command")
@@ -66,15 +70,27 @@ removed, and the commands. It ends with status 0 whether or not there is one.`,
 	c.Flags().BoolVar(&remove, "remove", false, "take back what was installed, and is as it was")
 	c.Flags().BoolVar(&purge, "purge", false, "with --remove: the gate's user, state, key and journals too")
 	c.Flags().StringVar(&initName, "init", "", "with --print: for a host with `systemd`, sysv or openrc")
+	c.Flags().StringVar(&coming, comingFlag, "", "what kido enroll, whose words these are, brings by itself")
+	_ = c.Flags().MarkHidden(comingFlag)
 	return c
 }
 
-func (a *app) setUp(c *cobra.Command, show, dry, later bool, initName string) error {
+// comingFlag is said by kido enroll alone, to the kido that it has brought.
+const comingFlag = "coming"
+
+func (a *app) setUp(c *cobra.Command, show, dry, later bool, initName string, coming install.Coming) error {
 	s, err := a.load()
 	if err != nil {
 		return err
 	}
 	m := install.This()
+	if !show && !dry {
+		unlock, err := m.Lock(c.Context())
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	host, err := a.installHost(m, s)
 	if err != nil {
 		return err
@@ -94,6 +110,7 @@ func (a *app) setUp(c *cobra.Command, show, dry, later bool, initName string) er
 	if err != nil {
 		return err
 	}
+	src.Keys.Coming = coming
 	setup, err := install.Make(src, host, facts)
 	if err != nil {
 		return &failure{status: exitUsage, err: err, hint: "see what a host needs: kido install --print"}
@@ -123,6 +140,10 @@ func (a *app) setUp(c *cobra.Command, show, dry, later bool, initName string) er
 		return err
 	}
 	result.HostKeys = m.HostKeys()
+	if !later {
+		here := &fleet{site: s, here: host, gate: install.GateProgram, policy: gate.DefaultPolicy}
+		result.Behind = here.behind(c.Context(), setup.Announced)
+	}
 	if a.json() {
 		return a.writeJSON(result)
 	}
@@ -135,11 +156,52 @@ func (a *app) setUp(c *cobra.Command, show, dry, later bool, initName string) er
 		fmt.Fprintf(a.text(), "public key of %s, to be keys/%[1]s.pub at the hosts that it reaches:\n%s\n", host, result.PublicKey)
 	}
 	a.warnText(work.Warnings)
+	a.sayBehind(result.Behind)
 	return nil
+}
+
+// behind says of instances of this host why their hooks cannot announce them now, as
+// far as one look tells: each that is not ready.
+func (f *fleet) behind(ctx context.Context, announced []site.Instance) []string {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	words := make([]string, len(announced))
+	var asked sync.WaitGroup // at once: one that hangs holds up no other
+	for n, i := range announced {
+		asked.Go(func() {
+			switch r, err := f.local(ctx, wire.Request{Verb: wire.VerbStatus, Service: i.Service}); {
+			case err != nil:
+				words[n] = err.Error()
+			case r.Code != wire.CodeOK || r.Status == nil:
+				words[n] = fmt.Sprintf("%s: its gate says %s: %s", i, r.Code, r.Word)
+			case r.Status.Ready:
+			case r.Status.State == wire.StateUp, r.Status.State == wire.StateBlind:
+				words[n] = fmt.Sprintf("%s: not ready: %s; its hook keeps trying: kido status", i, r.Status.Word)
+			default:
+				words[n] = fmt.Sprintf("%s: %s; its next start is announced", i, r.Status.State)
+			}
+		})
+	}
+	asked.Wait()
+	return slices.DeleteFunc(words, func(word string) bool { return word == "" })
+}
+
+// sayBehind tells what is not announced yet, which may be a host's word.
+func (a *app) sayBehind(lines []string) {
+	for _, line := range lines {
+		fmt.Fprintln(a.text(), oneLine(line))
+	}
 }
 
 func (a *app) uninstall(c *cobra.Command, show, dry, purge bool) error {
 	m := install.This()
+	if !show && !dry {
+		unlock, err := m.Lock(c.Context())
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	host, err := m.Installed()
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kido/internal/failpoint"
 	"kido/internal/install"
 	"kido/internal/keys"
 	"kido/internal/remote"
@@ -145,8 +146,9 @@ at the host.`,
 	return c
 }
 
-// keyComment says in a public key what the key is for: of which host it is, or of
-// whom, and what it may do.
+// keyComment says in a public key what the key is for: of which host it is, and what
+// that does with it, or at which machine kido uses it. What it may do there is for the
+// line to say that lets it in.
 func (a *app) keyComment(s *site.Site) (string, error) {
 	h, err := a.hostHere(s)
 	if err != nil {
@@ -159,7 +161,7 @@ func (a *app) keyComment(s *site.Site) (string, error) {
 	if err != nil {
 		machine = "unknown"
 	}
-	return fmt.Sprintf("kido %s: a person at %s may do everything", s.Name, machine), nil
+	return fmt.Sprintf("kido %s: kido at %s logs in with it", s.Name, machine), nil
 }
 
 // publicKey is the public half of a key that kido signs with.
@@ -306,9 +308,11 @@ func replaceFile(path, text string) (changed bool, err error) {
 		err = cerr
 	}
 	if err == nil {
+		failpoint.Hit("file.written")
 		err = os.Rename(f.Name(), path)
 	}
 	if err == nil {
+		failpoint.Hit("file.renamed")
 		err = syncFolder(filepath.Dir(path))
 	}
 	return err == nil, err

@@ -60,7 +60,8 @@ func (a *app) keysList() *cobra.Command {
 		Long: `List this machine's key, the public keys beside the site file (of hosts, people,
 certificate authorities, and the revoked ones) and the pinned host keys: whose
 each is, its state and fingerprint, the file that has it, from where it may come
-and what it may do. Connects to nothing, and reads no private key.
+and what it may do. Connects to nothing. Of a key of this machine's own it looks
+whether the private half is that of the public one.
 
 A key is in use, next (it takes the place of the one in use), retired, revoked,
 of an unknown host (one that the site file does not name), or refused (kido does
@@ -207,7 +208,11 @@ func identities(s *site.Site) (all []listedKey, problems []error) {
 		if err != nil {
 			problems = append(problems, err)
 		}
-		for _, k := range []struct{ public, state string }{{pair.Current, stateUsed}, {pair.Next, stateNext}, {pair.Old, stateRetired}} {
+		for _, k := range []struct{ public, state, private string }{
+			{pair.Current, stateUsed, o.path},
+			{pair.Next, stateNext, keys.NextPath(o.path)},
+			{pair.Old, stateRetired, ""},
+		} {
 			if k.public == "" {
 				continue
 			}
@@ -216,7 +221,14 @@ func identities(s *site.Site) (all []listedKey, problems []error) {
 				Kind: o.kind, Name: o.name, State: k.state, Type: line.Key.Type, Fingerprint: line.Key.Fingerprint,
 				File: o.path, Comment: line.Comment, May: "this machine signs with it",
 			}
-			if k.state != stateUsed {
+			if k.private != "" {
+				// Who may not read the private key is no wiser than before.
+				if err := keys.Matches(k.private); err != nil && !errors.Is(err, os.ErrPermission) {
+					problems = append(problems, err)
+					l.State = stateRefused
+				}
+			}
+			if l.State != stateUsed {
 				l.May = ""
 			}
 			all = append(all, l)
@@ -289,7 +301,7 @@ func readRing(s *site.Site) (all []ringKey, problems []error) {
 		if file == filepath.Join(ring, install.RevokedFile) {
 			k.kind, k.name = kindRevoked, ""
 		}
-		text, err := readKey(file)
+		text, err := readRingFile(file)
 		if err != nil {
 			problems = append(problems, err)
 			continue

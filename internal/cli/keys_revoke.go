@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -221,11 +222,37 @@ var ringFolders = []string{"", "people/", "authorities/"}
 // keyLines reads the lines of a file of public keys; one that is not there has
 // none.
 func keyLines(file string) ([]string, error) {
-	text, err := os.ReadFile(file)
+	text, err := readRingFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot read the public keys: %w", err)
+		return nil, err
 	}
-	return slices.Collect(strings.Lines(string(text))), nil
+	return slices.Collect(strings.Lines(text)), nil
+}
+
+// readRingFile reads a file of the ring whole, or fails; what is none, as a FIFO,
+// holds nobody.
+func readRingFile(file string) (string, error) {
+	const most = 1 << 20 // bytes: hosts take no more either
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the public keys: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", file)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot read the public keys: %w", err)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(text) > most {
+		err = fmt.Errorf("%s is larger than %d bytes", file, most)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot read the public keys: %w", err)
+	}
+	return string(text), nil
 }
 
 // keyIn is the public key of a line, without the options in front; "" where the

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"kido/internal/keys"
+	"kido/internal/site"
 )
 
 // TestRevokeKeys: a key goes among the revoked ones and out of every other file,
@@ -86,6 +87,53 @@ func TestRevokeKeys(t *testing.T) {
 	check("again")
 	if _, _, err := findKeys(ring, "main"); err == nil {
 		t.Error("a host of the name of an authority is found")
+	}
+}
+
+// TestRevokedKeyOfHost: that a host's key is revoked is said where it has no other, and
+// not while it is being given one.
+func TestRevokedKeyOfHost(t *testing.T) {
+	t.Parallel()
+	s, err := site.Parse("site.yaml", []byte("site: shop\nhosts: {db1: 192.0.2.1, web1: 192.0.2.2}\nservices: {web: {hosts: [db1, web1], systemd: apache2}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring := t.TempDir()
+	var public [2]string
+	for n := range public {
+		if public[n], err = keys.New(filepath.Join(t.TempDir(), "key"), "a key"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := revokeKeys(ring, "revoked", "db1", public[0]); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		next   string
+		warned bool
+	}{
+		{"", true},
+		{public[1], false},
+	} {
+		said, err := os.Create(filepath.Join(t.TempDir(), "said"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer said.Close()
+		if _, err := (&app{stderr: said}).keepAnnounceKeys(s, s.Host("db1"), ring, false, public[0], c.next); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(said.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if warned := strings.Contains(string(text), "db1: its key is revoked, so that it reaches nothing: kido keys rotate db1"); warned != c.warned || !warned && len(text) > 0 {
+			t.Errorf("next %q: said %q", c.next, text)
+		}
+		kept, err := keyLines(filepath.Join(ring, "db1.pub"))
+		if err != nil || strings.TrimSpace(strings.Join(kept, "")) != c.next {
+			t.Errorf("next %q: kept %q, %v", c.next, kept, err)
+		}
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/diff"
-	"golang.org/x/crypto/ssh"
 
 	"kido/internal/failpoint"
 	"kido/internal/gate"
@@ -32,6 +31,7 @@ type Step struct {
 	Word string   // what is done: "write", "remove", "make the folder", …
 	do   func() error
 	soft bool // where it fails, that is said and the rest goes on
+	gone bool // nothing is at Path after it
 
 	file        *File  // what is written, where that is known before
 	before, now []byte // of a file, with this step and without; nil where there is none
@@ -91,16 +91,15 @@ type Work struct {
 
 // Do performs the work, one step after the other; said is told of each before it
 // is begun. It ends at the first step that fails, and between two steps when ctx
-// does; the next [Machine.Compare] finds what is missing.
+// does; the next [Machine.Compare] finds what is missing. Whoever calls it holds the
+// machine's lock.
 func (w *Work) Do(ctx context.Context, said func(Step)) error {
 	if len(w.Steps) == 0 {
 		return nil
 	}
-	unlock, err := w.machine.lock()
-	if err != nil {
+	if err := os.MkdirAll(w.machine.path(journals), 0o700); err != nil {
 		return err
 	}
-	defer unlock()
 	if err := w.machine.record(&w.begin); err != nil {
 		return err
 	}
@@ -139,6 +138,11 @@ func (w *Work) run(argv ...string) *Step {
 	return &w.Steps[len(w.Steps)-1]
 }
 
+// goes reports whether nothing is at a path once the work so far is done.
+func (w *Work) goes(path string) bool {
+	return slices.ContainsFunc(w.Steps, func(s Step) bool { return s.Path == path && s.gone })
+}
+
 func (w *Work) step(word, path string, do func() error) *Step {
 	w.Steps = append(w.Steps, Step{Path: path, Word: word, do: do})
 	return &w.Steps[len(w.Steps)-1]
@@ -164,9 +168,11 @@ func (m *Machine) Compare(setup *Setup) (*Work, error) {
 			w.step("remove what was left at", path, func() error { return m.remove(path) })
 		}
 	}
+	var gone []Hook
 	for _, h := range old.Hooks {
 		if !slices.ContainsFunc(setup.Hooks, func(n Hook) bool { return n.Name == h.Name }) {
 			m.unhook(w, old.Init, h)
+			gone = append(gone, h)
 			again = true
 		}
 	}
@@ -248,6 +254,7 @@ func (m *Machine) Compare(setup *Setup) (*Work, error) {
 	if setup.Init == Systemd && !hooked && again {
 		w.run("systemctl", "daemon-reload")
 	}
+	m.bury(w, old.Init, gone)
 	if err := m.foreignStates(w, setup.Host); err != nil {
 		return nil, err
 	}
@@ -303,9 +310,9 @@ func (m *Machine) Remove(purge bool) (*Work, error) {
 		return nil, err
 	}
 	w := &Work{machine: m, begin: old}
-	w.begin.Pending = true
+	w.begin.Pending, w.begin.Named = true, m.named(old)
 	if !purge && (old.Key != "" || old.User) {
-		w.end = &manifest{Init: old.Init, Key: old.Key, User: old.User, Folders: old.Folders}
+		w.end = &manifest{Init: old.Init, Key: old.Key, User: old.User, Folders: old.Folders, Named: w.begin.Named}
 	}
 	if old.Host == "" && !purge {
 		return w, nil
@@ -317,7 +324,7 @@ func (m *Machine) Remove(purge bool) (*Work, error) {
 		m.unhook(w, old.Init, h)
 	}
 	for _, path := range m.leavings(old.Files) {
-		w.step("remove what was left at", path, func() error { return m.remove(path) })
+		w.step("remove what was left at", path, func() error { return m.remove(path) }).gone = true
 	}
 	for _, f := range slices.Backward(old.Files) {
 		m.unfile(w, f)
@@ -327,6 +334,7 @@ func (m *Machine) Remove(purge bool) (*Work, error) {
 	}
 	if len(old.Hooks) > 0 && old.Init == Systemd {
 		w.run("systemctl", "daemon-reload")
+		m.bury(w, old.Init, old.Hooks)
 	}
 	if purge {
 		m.clear(w, stateFolder)
@@ -334,23 +342,19 @@ func (m *Machine) Remove(purge bool) (*Work, error) {
 		if old.Key != "" {
 			for _, path := range keys.Files(old.Key) {
 				if m.exists(path) {
-					w.step("remove", path, func() error { return m.remove(path) })
+					w.step("remove", path, func() error { return m.remove(path) }).gone = true
 				}
 			}
 		}
 	}
 	for _, path := range slices.Backward(old.Folders) {
-		w.step("remove the folder, if empty:", path, func() error {
-			if err := os.Remove(m.path(path)); err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			return nil
-		})
+		m.unfolder(w, path)
 	}
 	if who, err := m.account(gateUser); purge && old.User && err == nil && who != nil {
 		if old.Init == Systemd { // a login leaves it behind for a while, and no user goes while he runs something
 			w.run("systemctl", "stop", fmt.Sprintf("user@%d.service", who.uid)).soft = true
 		}
+		m.keepSecret(w, w.begin.Named, who)
 		w.run("userdel", gateUser)
 	}
 	if purge {
@@ -362,8 +366,22 @@ func (m *Machine) Remove(purge bool) (*Work, error) {
 // clear removes a folder with all that is in it.
 func (m *Machine) clear(w *Work, path string) {
 	if m.exists(path) {
-		w.step("remove the folder", path, func() error { return os.RemoveAll(m.path(path)) })
+		w.step("remove the folder", path, func() error { return os.RemoveAll(m.path(path)) }).gone = true
 	}
+}
+
+// unfolder removes a folder of which nothing is left once the work so far is done.
+func (m *Machine) unfolder(w *Work, path string) {
+	in, err := os.ReadDir(m.path(path))
+	if err != nil || w.goes(path) || slices.ContainsFunc(in, func(e fs.DirEntry) bool { return !w.goes(path + "/" + e.Name()) }) {
+		return
+	}
+	w.step("remove the folder", path, func() error {
+		if err := os.Remove(m.path(path)); err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}).gone = true
 }
 
 func (m *Machine) folder(w *Work, now *manifest, f Folder) {
@@ -444,22 +462,16 @@ func (m *Machine) key(w *Work, now *manifest, setup *Setup) error {
 	now.Key = setup.Key
 	if err == nil && private.Size() > 0 { // a run was cut off between the two
 		w.step("write the public key", setup.Key+".pub", func() error {
-			signer, err := remote.LoadIdentity(m.path(setup.Key))
-			if err != nil {
+			if _, err := remote.LoadIdentity(m.path(setup.Key)); err != nil {
 				return err
 			}
-			text := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))) + " " + setup.Comment + "\n"
-			return m.write(File{Path: setup.Key + ".pub", Mode: 0o644, Text: text}, []byte(text))
+			_, err := keys.Complete(m.path(setup.Key), setup.Comment)
+			return err
 		})
 		return nil
 	}
 	w.step("make the key", setup.Key, func() error {
-		if private != nil && private.Size() == 0 { // its power was cut off
-			if err := os.Remove(m.path(setup.Key)); err != nil {
-				return err
-			}
-		}
-		_, err := keys.New(m.path(setup.Key), setup.Comment)
+		_, err := keys.Complete(m.path(setup.Key), setup.Comment)
 		return err
 	})
 	return nil
@@ -588,7 +600,13 @@ func (m *Machine) moded(f File) bool {
 		return false
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return f.Block || info.Mode().Perm() == f.Mode && ok && (st.Uid == 0 || m.Root != "" && int(st.Uid) == os.Geteuid())
+	return f.Block || info.Mode().Perm() == f.Mode && ok && m.roots(st)
+}
+
+// roots reports whether something is root's, or belongs to who acts for him in a
+// folder that stands for a machine.
+func (m *Machine) roots(st *syscall.Stat_t) bool {
+	return st.Uid == 0 || m.Root != "" && int(st.Uid) == os.Geteuid()
 }
 
 // place puts a file in place once whoever reads it would take it.
@@ -746,7 +764,8 @@ func (m *Machine) unfile(w *Work, o owned) {
 		})
 		step.before, step.now, step.digest = text, before, saved.Mode().Perm()&0o004 == 0
 	case there:
-		w.step("remove", o.Path, func() error { return m.remove(o.Path) }).before = text
+		step = w.step("remove", o.Path, func() error { return m.remove(o.Path) })
+		step.before, step.gone = text, true
 	}
 }
 

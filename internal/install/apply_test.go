@@ -25,6 +25,7 @@ type box struct {
 	m      *Machine
 	ran    []string
 	refuse func(config string) string // what sshd says against a configuration
+	shown  string                     // what systemd says of a unit
 }
 
 const mainConfig = "Include /etc/ssh/sshd_config.d/*.conf\nUsePAM yes\n"
@@ -144,6 +145,8 @@ func (b *box) run(argv ...string) (string, error) {
 		_ = os.Remove(b.m.path("/etc/runlevels/default/" + argv[2]))
 	case argv[0] == "update-rc.d":
 		_ = os.Remove(b.m.path("/etc/rc2.d/S20" + argv[2]))
+	case strings.HasPrefix(line, "systemctl show"):
+		return b.shown, nil
 	case strings.HasPrefix(line, "systemctl is-active"):
 		return "active", nil
 	case strings.HasPrefix(line, "/usr/sbin/sshd -t"):
@@ -370,6 +373,53 @@ func TestFilesOfOthers(t *testing.T) {
 	}
 	delete(left, unit)
 	same(t, "removed", left, before)
+}
+
+// TestBury: a hook that held a start is ended once systemd knows that it is gone, and not
+// where that would end a service.
+func TestBury(t *testing.T) {
+	t.Parallel()
+	const stop, reset = "systemctl stop kido-wait-web.service", "systemctl reset-failed kido-wait-web.service"
+	none := strings.Replace(shop, ", after: oracle}", "}", 1)
+	for _, c := range []struct {
+		shown       string
+		step        bool
+		ran, warned string
+	}{
+		{"ActiveState=active\nRequiredBy=\nBoundBy=\nConsistsOf=", true, stop, ""},
+		{"RequiredBy=\nActiveState=activating", true, stop, ""},
+		{"ActiveState=failed", true, reset, ""},
+		{"ActiveState=active\nRequiredBy=apache2.service\nBoundBy=", true, "", "would stop apache2.service as well"},
+		{"ActiveState=inactive\nRequiredBy=", false, "", ""},
+	} {
+		for _, how := range []string{"removed", "purged", "not needed any more"} {
+			b := newBox(t, Systemd)
+			if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+				t.Fatal(err)
+			}
+			b.ran, b.shown = nil, c.shown
+			var steps, warnings []string
+			if how == "not needed any more" {
+				var err error
+				if steps, warnings, err = b.apply(b.setup(Systemd, none), -1); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				steps, warnings = b.remove(how == "purged")
+			}
+			if slices.Contains(steps, "run "+stop) != c.step {
+				t.Errorf("%s, %q: %q", how, c.shown, steps)
+			}
+			for _, line := range []string{stop, reset} {
+				if at := slices.Index(b.ran, line); at >= 0 != (line == c.ran) || at >= 0 && at < slices.Index(b.ran, "systemctl daemon-reload") {
+					t.Errorf("%s, %q: %s: %q", how, c.shown, line, b.ran)
+				}
+			}
+			if warned := slices.ContainsFunc(warnings, func(w string) bool { return c.warned != "" && strings.Contains(w, c.warned) }); warned != (c.warned != "") {
+				t.Errorf("%s, %q: %q", how, c.shown, warnings)
+			}
+		}
+	}
 }
 
 // Hooks follow the site file.
@@ -1059,5 +1109,32 @@ func TestUnaskedLock(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLock: a run waits for the end of another one, or of its own time.
+func TestLock(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, Systemd)
+	unlock, err := b.m.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.m.Lock(ended); err == nil || !strings.HasPrefix(err.Error(), "another kido install is at work on this machine: wait") {
+		t.Errorf("beside another run: %v", err)
+	}
+	second := make(chan error)
+	go func() {
+		unlock, err := b.m.Lock(t.Context())
+		if err == nil {
+			unlock()
+		}
+		second <- err
+	}()
+	unlock()
+	if err := <-second; err != nil {
+		t.Errorf("after another run: %v", err)
 	}
 }

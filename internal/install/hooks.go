@@ -166,14 +166,13 @@ esac
 `, written, what, h.Name, strings.TrimSpace("$syslog "+after), daemon(h.Name, i.Host, argv))}
 }
 
-// sandbox leaves what a run and the gate that it starts here need: the network,
+// confined leaves what a run and the gate that it starts here need: the network,
 // the bus, root to become the gate's user, and reading whatever a probe reads; the
 // kernel's tables of connections are asked for by netlink.
 // Neither ProtectKernelTunables nor ProtectControlGroups: in a container they lay
 // bare the boot id of the kernel outside, and an incarnation would have another
 // token in here.
-const sandbox = `NoNewPrivileges=yes
-ProtectSystem=full
+const confined = `NoNewPrivileges=yes
 ProtectHome=read-only
 ProtectKernelModules=yes
 ProtectKernelLogs=yes
@@ -187,9 +186,12 @@ LockPersonality=yes
 UMask=0077
 `
 
+// sandbox is for a run, which may write where programs do, but not to theirs.
+const sandbox = confined + "ProtectSystem=full\n"
+
 // cell leaves what a gate needs that only looks: the network, the bus, and its
-// state folder to write to. Of two values the later counts.
-const cell = sandbox + `ProtectSystem=strict
+// state folder to write to.
+const cell = confined + `ProtectSystem=strict
 CapabilityBoundingSet=
 ReadWritePaths=-` + gate.DefaultState + `
 PrivateDevices=yes

@@ -167,6 +167,7 @@ type Result struct {
 	PublicKey string      `json:"publicKey,omitempty"` // with which the host announces
 	NextKey   string      `json:"nextKey,omitempty"`   // that is to take its place: see keys.Rotation
 	HostKeys  []string    `json:"hostKeys,omitempty"`  // its sshd's: lines of .pub files
+	Behind    []string    `json:"behind,omitempty"`    // what its hooks could not announce by now, with why
 	Warnings  []string    `json:"warnings,omitempty"`
 }
 
@@ -195,18 +196,19 @@ type Folder struct {
 
 // Setup is all that a host needs.
 type Setup struct {
-	Host     string
-	Init     Init
-	Folders  []Folder
-	Files    []File // in the order in which they are to be put in place
-	Hooks    []Hook
-	Key      string // private key that must be there; "" for none
-	Comment  string // of that key
-	SSHD     bool   // there is one, to read its configuration again
-	InPlace  bool   // the source is the copy at the host
-	Pins     string // file of pinned host keys
-	Later    bool   // nothing is announced now: the hooks begin with the next start
-	Warnings []string
+	Host      string
+	Init      Init
+	Folders   []Folder
+	Files     []File // in the order in which they are to be put in place
+	Hooks     []Hook
+	Announced []site.Instance // by the hooks
+	Key       string          // private key that must be there; "" for none
+	Comment   string          // of that key
+	SSHD      bool            // there is one, to read its configuration again
+	InPlace   bool            // the source is the copy at the host
+	Pins      string          // file of pinned host keys
+	Later     bool            // nothing is announced now: the hooks begin with the next start
+	Warnings  []string
 }
 
 // Make works out what a host needs. An error says what the site asks for and the
@@ -352,7 +354,10 @@ func (m *maker) pins(announced []site.Instance) string {
 	for _, h := range hosts {
 		pins := known.Lookup(h.Name, h.Address, h.Port)
 		if len(pins) == 0 {
-			m.warn("no host key of %s is pinned, so nothing from here reaches it: carry its /etc/ssh/ssh_host_ed25519_key.pub by a way that you trust, then: kido keys pin %[1]s FILE, and run this again", h.Name)
+			if word := m.src.Keys.Coming.missing("no host key of "+h.Name+" is pinned, so nothing from here reaches it",
+				"carry its /etc/ssh/ssh_host_ed25519_key.pub by a way that you trust, then: kido keys pin "+h.Name+" FILE, and run this again", "kido enroll "+h.Name+" pins it"); word != "" {
+				m.warn("%s", word)
+			}
 		}
 		for _, p := range pins {
 			keep[p.Line-1] = true
@@ -404,6 +409,7 @@ func (m *maker) privileges(policy *gate.Policy) (files []File, err error) {
 // hooks hang kido into the host's init.
 func (m *maker) hooks(policy *gate.Policy) error {
 	announced := announcedBy(m.site)[m.Host]
+	m.Announced = announced
 	bare := len(policy.Become) > 0
 	logs := false
 	for _, p := range policy.Services {

@@ -118,6 +118,16 @@ func TestMake(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for _, f := range s.Files {
+				said := map[string]bool{}
+				for line := range strings.Lines(f.Text) {
+					if key, _, ok := strings.Cut(line, "="); ok && strings.HasSuffix(f.Path, ".service") && said[key] {
+						t.Errorf("%s says %s twice", f.Path, key)
+					} else {
+						said[key] = true
+					}
+				}
+			}
 			got := render(s)
 			for _, f := range s.Files {
 				if f.Path == gate.DefaultPolicy {

@@ -32,8 +32,31 @@ type Keyring struct {
 	Authorities []Key            // who may sign certificates: authorities/NAME.pub
 	Revoked     []Key            // what may be nothing anywhere: revoked
 	Warnings    []string         // of what grants nothing
+	Coming      Coming
 
 	texts map[string]string // by path in the folder
+}
+
+// Coming says which keys need not be asked for, since kido enroll brings them.
+type Coming string
+
+// What is brought.
+const (
+	ComingNone Coming = ""     // it is not kido enroll that asks
+	ComingSome Coming = "some" // those of the hosts that are named to it
+	ComingAll  Coming = "all"  // also those that are missing here by now
+)
+
+// missing is the word of a key that is not here: "" where it comes by itself. byHand is
+// what else is to be done about it, as enrol is where kido enroll asks.
+func (c Coming) missing(what, byHand, enrol string) string {
+	switch c {
+	case ComingAll:
+		return ""
+	case ComingSome:
+		return what + ": " + enrol
+	}
+	return what + ": " + byHand
 }
 
 // Person is somebody who may do everything at every host.

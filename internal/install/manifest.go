@@ -1,6 +1,7 @@
 package install
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"kido/internal/gate"
 )
@@ -16,7 +18,7 @@ import (
 const (
 	journals     = "/var/lib/kido"
 	manifestFile = journals + "/installed.json"
-	lockFile     = journals + "/installed.lock"
+	lockFile     = "/var/run/kido-install.lock" // where the disk is not full, and nothing is left
 	savedFolder  = journals + "/saved"
 	stateFolder  = gate.DefaultState
 	logFolder    = "/var/log/kido"
@@ -32,6 +34,9 @@ type manifest struct {
 	Hooks   []Hook   `json:"hooks,omitempty"`
 	Key     string   `json:"key,omitempty"`  // made here
 	User    bool     `json:"user,omitempty"` // made here
+	// Named are files of others that probes read, as far as there is no policy any
+	// more that names them.
+	Named []string `json:"named,omitempty"`
 }
 
 // owned is a file that kido wrote.
@@ -103,12 +108,7 @@ func (m *Machine) record(r *manifest) error {
 		if err := os.RemoveAll(m.path(savedFolder)); err != nil {
 			return err
 		}
-		for _, path := range []string{lockFile, manifestFile} {
-			if err := os.Remove(m.path(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-		return nil
+		return m.remove(manifestFile)
 	}
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -117,18 +117,36 @@ func (m *Machine) record(r *manifest) error {
 	return m.write(File{Path: manifestFile, Mode: 0o600}, append(text, '\n'))
 }
 
-// lock keeps a second run away.
-func (m *Machine) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(m.path(filepath.Dir(lockFile)), 0o700); err != nil {
+// busy is how long a run waits for another one's end.
+const busy = time.Minute
+
+// Lock keeps other runs away until unlock is called: from before [Machine.Compare] or
+// [Machine.Remove], as what they find must still be so when the work is done. It waits
+// for a run that is at work already, as one does that a kido enroll has left behind
+// which was killed: until ctx ends, or for a minute.
+func (m *Machine) Lock(ctx context.Context) (unlock func(), err error) {
+	if err := os.MkdirAll(m.path(filepath.Dir(lockFile)), 0o755); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(m.path(lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		return nil, errors.New("another kido install is at work on this machine: wait for its end")
+	ctx, cancel := context.WithTimeout(ctx, busy)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("another kido install is at work on this machine: wait for its end, then run this again: %w", err)
+		}
 	}
 	return func() {
 		// Not by closing alone: a program that is being started just now has a copy

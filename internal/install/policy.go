@@ -54,7 +54,10 @@ func PolicyOf(s *site.Site, host string, keys *Keyring) (*gate.Policy, []string)
 	for _, p := range peers(b.topo, host) {
 		ids := append(fingerprints(keys.Hosts[p.host]), certified(keys.Authorities, gate.HostPrincipal(p.host))...)
 		if len(ids) == 0 {
-			b.warn("the key of %s is not known yet: enrol it (put its public key at keys/%s.pub beside the site file), then run this again", p.host, p.host)
+			if word := keys.Coming.missing("the key of "+p.host+" is not known yet",
+				"enrol it (put its public key at keys/"+p.host+".pub beside the site file), then run this again", "kido enroll "+p.host+" brings it"); word != "" {
+				b.warn("%s", word)
+			}
 			continue
 		}
 		b.peer(p, ids)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,6 +51,20 @@ func filesOf(p *gate.Policy) map[string]named {
 		}
 	}
 	return files
+}
+
+// named lists the files that the probes of what is installed name; those on record
+// where there is no policy.
+func (m *Machine) named(old manifest) []string {
+	text, err := os.ReadFile(m.path(gate.DefaultPolicy))
+	if err != nil {
+		return old.Named
+	}
+	p, err := gate.ParsePolicy(string(text))
+	if err != nil {
+		return old.Named
+	}
+	return slices.Sorted(maps.Keys(filesOf(p)))
 }
 
 // unreadable says of the files that probes of a host name why its gate
@@ -145,6 +160,62 @@ func permits(info fs.FileInfo, p string, uid int, gids []int, need uint32) bool 
 		return st.Mode>>3&need != 0
 	}
 	return st.Mode&need != 0
+}
+
+// keepSecret keeps from whoever gets the number of the gate's group next what that group
+// may read: of what probes name, and of all in kido's folder.
+func (m *Machine) keepSecret(w *Work, files []string, who *account) {
+	all := slices.Clone(files)
+	for _, file := range files {
+		all = append(all, above(file)...)
+	}
+	_ = filepath.WalkDir(m.path(folder), func(p string, _ fs.DirEntry, _ error) error {
+		all = append(all, strings.TrimPrefix(p, strings.TrimSuffix(m.path("/"), "/")))
+		return nil // what cannot be read is not there, or not for the group either
+	})
+	slices.Sort(all)
+	for _, file := range slices.Compact(all) {
+		info, err := os.Stat(m.path(file))
+		if err != nil || w.goes(file) {
+			continue
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || int(st.Uid) != who.uid && int(st.Gid) != who.gid {
+			continue
+		}
+		if !m.roots(st) {
+			w.warn("%s is left to the user or group %s, which go, and who gets their number next may read it: chown root:root %[1]s; chmod go= %[1]s", file, gateUser)
+			continue
+		}
+		w.warn("%s was for the group %s, which goes: it becomes root's alone", file, gateUser)
+		w.step("make root's alone:", file, func() error {
+			if err := m.rootsAlone(file, who.gid); err != nil {
+				return fmt.Errorf("%s is left to a group that goes, and whose number the next one gets: %w", file, err)
+			}
+			return nil
+		}).soft = true
+	}
+}
+
+// rootsAlone takes a file or folder of root's from a group. It asks what it has in
+// hand, whatever is under that name by now.
+func (m *Machine) rootsAlone(file string, gid int) error {
+	f, err := os.OpenFile(m.path(file), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || !m.roots(st) || int(st.Gid) != gid {
+		return errors.New("it was changed just now")
+	}
+	if err := f.Chmod(info.Mode().Perm() &^ 0o070); err != nil || os.Geteuid() != 0 {
+		return err
+	}
+	return f.Chown(0, 0)
 }
 
 // secrets warns of the files without which probes fail.

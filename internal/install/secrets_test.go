@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"kido/internal/probe"
@@ -90,6 +91,111 @@ func TestUnreadable(t *testing.T) {
 				t.Errorf("warnings %s", warned)
 			}
 		})
+	}
+}
+
+// TestSecretOutlivesNoGroup: what the gate's group may read is root's alone before the
+// group goes, also where the policy went long before; and only folders that go are
+// said to be removed.
+func TestSecretOutlivesNoGroup(t *testing.T) {
+	t.Parallel()
+	const gid = 61234 // of the box's group
+	text := strings.NewReplacer("db:\n    hosts: db1", "db:\n    hosts: web1", "/etc/kido/ca.pem", "/etc/pki/pg.pem", "systemd", "ADAPTER").Replace(withSecret)
+	for _, c := range []struct {
+		name   string
+		purges []bool
+	}{
+		{"at once", []bool{true}},
+		{"later", []bool{false, true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, Systemd)
+			if _, _, err := b.apply(b.setup(Systemd, text), -1); err != nil {
+				t.Fatal(err)
+			}
+			group := gid
+			if os.Geteuid() != 0 { // he cannot give a file away: it is his group that goes
+				group = os.Getgid()
+				b.put("/etc/passwd", strings.ReplaceAll(b.get("/etc/passwd"), fmt.Sprint(gid, ":", gid), fmt.Sprint(gid, ":", group)))
+			}
+			for path, mode := range map[string]fs.FileMode{
+				"/etc/kido/secrets": 0o750, "/etc/kido/secrets/pg": 0o640, "/etc/kido/secrets/before": 0o460, "/etc/kido/secrets/other": 0o640,
+				"/etc/pki/pg.pem": 0o640,
+			} {
+				if err := os.MkdirAll(b.m.path(filepath.Dir(path)), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if path == "/etc/kido/secrets" {
+					if err := os.MkdirAll(b.m.path(path), 0o755); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					b.put(path, "hunter2\n")
+				}
+				if err := os.Chmod(b.m.path(path), mode); err != nil {
+					t.Fatal(err)
+				}
+				if os.Geteuid() == 0 && filepath.Base(path) != "other" {
+					if err := os.Chown(b.m.path(path), 0, group); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			var steps, warnings []string
+			for _, purge := range c.purges {
+				more, warned := b.remove(purge)
+				steps, warnings = append(steps, more...), append(warnings, warned...)
+			}
+			for path, want := range map[string]fs.FileMode{
+				"/etc/kido/secrets": 0o700, "/etc/kido/secrets/pg": 0o600, "/etc/kido/secrets/before": 0o400,
+				"/etc/pki/pg.pem": 0o600,
+			} {
+				info, err := os.Stat(b.m.path(path))
+				if err != nil || info.Mode().Perm() != want || info.Sys().(*syscall.Stat_t).Gid != uint32(os.Getegid()) {
+					t.Errorf("%s: %v, %v, want mode %o", path, info.Mode(), err, want)
+				}
+				at := slices.Index(steps, "make root's alone: "+path)
+				if at < 0 || at > slices.Index(steps, "run userdel kido") || !slices.Contains(warnings, path+" was for the group kido, which goes: it becomes root's alone") {
+					t.Errorf("%s: %q, %q", path, steps, warnings)
+				}
+			}
+			if os.Geteuid() == 0 && slices.Contains(steps, "make root's alone: /etc/kido/secrets/other") {
+				t.Error("what was for another group is taken from it")
+			}
+			for _, s := range steps {
+				if path := s[strings.LastIndexByte(s, ' ')+1:]; strings.HasPrefix(s, "remove the folder") && b.m.exists(path) {
+					t.Errorf("%s, and it is there", s)
+				}
+			}
+			if said := strings.Join(append(steps, warnings...), "\n"); strings.Contains(said, "hunter2") {
+				t.Error(said)
+			}
+		})
+	}
+}
+
+// TestSecretOfSomebody: what is not root's is left, and said.
+func TestSecretOfSomebody(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: only root can give a file to somebody")
+	}
+	b := newBox(t, Systemd)
+	if _, _, err := b.apply(b.setup(Systemd, shop), -1); err != nil {
+		t.Fatal(err)
+	}
+	const path = "/etc/kido/own"
+	b.put(path, "hunter2\n")
+	if err := os.Chown(b.m.path(path), 61234, 61234); err != nil {
+		t.Fatal(err)
+	}
+	steps, warnings := b.remove(true)
+	if !slices.ContainsFunc(warnings, func(w string) bool { return strings.HasPrefix(w, path+" is left to the user or group kido, which go") }) {
+		t.Errorf("%q, %q", steps, warnings)
+	}
+	if info, err := os.Stat(b.m.path(path)); err != nil || info.Sys().(*syscall.Stat_t).Uid != 61234 {
+		t.Error("it was taken from its owner", err)
 	}
 }
 

@@ -273,7 +273,8 @@ func (m *Machine) enable(w *Work, init Init, h Hook, again bool) {
 }
 
 // unhook ends a hook and has init forget it. Of a hook that holds a start only
-// the link is taken away: to stop it could stop the service with it.
+// the link is taken away: to stop it could stop the service with it, as long as systemd
+// knows of the link (see [Machine.bury]).
 func (m *Machine) unhook(w *Work, init Init, h Hook) {
 	switch {
 	case init == Systemd && h.Announce:
@@ -298,6 +299,48 @@ func (m *Machine) unhook(w *Work, init Init, h Hook) {
 			w.run("update-rc.d", "-f", h.Name, "remove").soft = true
 		case m.has("insserv"):
 			w.run("insserv", "-r", h.Name).soft = true
+		}
+	}
+}
+
+// bury ends what is left in systemd of hooks that held a start, once it has read that
+// they are gone: else each is listed as not found until the next boot.
+func (m *Machine) bury(w *Work, init Init, hooks []Hook) {
+	if init != Systemd {
+		return
+	}
+	for _, h := range hooks {
+		unit := h.Name + ".service"
+		const asked = "--property=ActiveState,RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo" // a stop goes to all of these (systemd.unit(5))
+		state := func() (active, along string, err error) {
+			out, err := m.Run("systemctl", "show", asked, "--", unit)
+			for line := range strings.Lines(out) {
+				if key, value, _ := strings.Cut(strings.TrimSpace(line), "="); key == "ActiveState" {
+					active = value
+				} else {
+					along = strings.TrimSpace(along + " " + value)
+				}
+			}
+			return active, along, err
+		}
+		if active, _, err := state(); h.Announce || err != nil || active == "" || active == "inactive" {
+			continue
+		}
+		step := w.run("systemctl", "stop", unit)
+		step.soft = true
+		step.do = func() error {
+			active, along, err := state()
+			switch {
+			case err != nil:
+				return err
+			case along != "":
+				return fmt.Errorf("%s is gone, and listed by systemd until the next boot: to stop it now would stop %s as well", unit, along)
+			case active == "failed":
+				_, err = m.Run("systemctl", "reset-failed", unit)
+			case active != "inactive":
+				_, err = m.Run("systemctl", "stop", unit)
+			}
+			return err
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"slices"
@@ -79,21 +80,29 @@ func OpenAuthority(path string, ask func() ([]byte, error)) (*Authority, error) 
 }
 
 func readPrivate(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold us
+	text, mode, err := readSmall(path, maxPrivate)
+	if err == nil && mode.Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s can be used by others (mode %04o): chmod 600 it, and if others could read it until now make a new one", path, mode.Perm())
+	}
+	return text, err
+}
+
+// readSmall reads a file, up to so many bytes; what is none, as a FIFO, holds nobody.
+func readSmall(path string, most int64) (text []byte, mode fs.FileMode, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if mode := info.Mode(); !mode.IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	} else if mode.Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s can be used by others (mode %04o): chmod 600 it, and if others could read it until now make a new one", path, mode.Perm())
+	if !info.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s is not a regular file", path)
 	}
-	return io.ReadAll(io.LimitReader(f, maxPrivate))
+	text, err = io.ReadAll(io.LimitReader(f, most))
+	return text, info.Mode(), err
 }
 
 // AgentAuthority finds the key with a fingerprint ("SHA256:…") in the ssh-agent

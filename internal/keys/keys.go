@@ -13,7 +13,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"net/netip"
 	"os"
@@ -24,6 +23,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
+
+	"kido/internal/failpoint"
 )
 
 const (
@@ -68,6 +69,7 @@ func newPair(path, comment string, passphrase []byte) (public string, err error)
 	if err := writeNew(path, pem.EncodeToMemory(block), 0o600); err != nil {
 		return "", err
 	}
+	failpoint.Hit("keys.made.private")
 	if err := writeNew(path+".pub", []byte(public+"\n"), 0o644); err != nil {
 		return "", errors.Join(err, os.Remove(path))
 	}
@@ -75,6 +77,35 @@ func newPair(path, comment string, passphrase []byte) (public string, err error)
 		return "", errors.Join(fmt.Errorf("cannot make a key at %s: %w", path, err), os.Remove(path), os.Remove(path+".pub"))
 	}
 	return public, nil
+}
+
+// Complete makes what is missing of the key pair at path, as [New] leaves it where it
+// is cut off: the public half of a private key that is there, and both where that is
+// empty or not there. It returns the public key's line. A pair that is whole stays as
+// it is.
+func Complete(path, comment string) (public string, err error) {
+	private, _, err := readSmall(path, maxPrivate)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("cannot read the key: %w", err)
+	}
+	if len(private) == 0 { // of one that was being written when the power went
+		if err := forget(path); err != nil {
+			return "", err
+		}
+		return New(path, comment)
+	}
+	if public, err = Public(path); !errors.Is(err, os.ErrNotExist) {
+		return public, err
+	}
+	signer, err := ssh.ParsePrivateKey(private)
+	if err != nil {
+		return "", fmt.Errorf("%s has no public half, and cannot be read to make it: %w", path, err)
+	}
+	if err := checkText("comment", comment); err != nil {
+		return "", err
+	}
+	public = format(signer.PublicKey(), comment)
+	return public, writePublic(path+".pub", public)
 }
 
 func exists(path string) error {
@@ -117,12 +148,7 @@ func Public(path string) (string, error) { return readPublic(publicFile(path)) }
 
 // readPublic reads a file of one public key.
 func readPublic(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", fmt.Errorf("cannot read the public key: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxLine+1))
+	text, _, err := readSmall(file, maxLine+1)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the public key: %w", err)
 	}

@@ -424,3 +424,36 @@ func TestPin(t *testing.T) {
 		}
 	}
 }
+
+// TestComplete: a pair whose making was cut off is made whole, and one that is whole
+// stays as it is.
+func TestComplete(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "id_ed25519")
+	made, err := Complete(path, "kido shop")
+	must(t, err)
+	if again, err := Complete(path, "another comment"); err != nil || again != made {
+		t.Errorf("what is whole: %q, %v, want %q", again, err, made)
+	}
+	must(t, os.Remove(path+".pub"))
+	for _, want := range []string{made, made} {
+		if public, err := Complete(path, "kido shop"); err != nil || public != want {
+			t.Errorf("without its public half: %q, %v, want %q", public, err, want)
+		}
+	}
+	must(t, os.Remove(path+".pub"))
+	must(t, os.Truncate(path, 0))
+	fresh, err := Complete(path, "kido shop")
+	must(t, err)
+	if public, err := Public(path); err != nil || public != fresh || fresh == made {
+		t.Errorf("of an empty one: %q, %v, want %q", public, err, fresh)
+	}
+	must(t, os.Remove(path))
+	if _, err := Complete(path, "kido shop"); !errors.Is(err, os.ErrExist) {
+		t.Errorf("with a public half alone: %v, want it refused", err)
+	}
+	garbage := write(t, "no key")
+	if _, err := Complete(garbage, "kido shop"); err == nil || !strings.Contains(err.Error(), "cannot be read to make it") {
+		t.Errorf("of what is no key: %v", err)
+	}
+}

@@ -193,7 +193,7 @@ func FinishRotation(path string) (Rotation, error) {
 	}
 	// It must be one key to all who read it: what is put in place is what is proven.
 	if err := matches(path+nextKey, r.Next); err != nil {
-		return r, err
+		return r, fmt.Errorf("%w: give the next key up, and begin anew", err)
 	}
 	if err := writePublic(path+oldKey, r.Current); err != nil {
 		return r, err
@@ -267,22 +267,36 @@ func CloseRotation(path string) (Rotation, error) {
 	return Rotation{Current: r.Current}, nil
 }
 
+// Matches fails where the private key at path cannot be used, or is not that of the
+// public one beside it.
+func Matches(path string) error {
+	for again := true; ; again = false {
+		public, err := Public(path)
+		if err == nil {
+			err = matches(path, public)
+		}
+		if err == nil || !again { // once more: it may have been changed between the two
+			return err
+		}
+	}
+}
+
 // matches fails where a private key is not that of a public one.
 func matches(path, public string) error {
-	text, err := os.ReadFile(path)
+	text, _, err := readSmall(path, maxPrivate)
 	if err != nil {
-		return fmt.Errorf("cannot read the next key: %w", err)
+		return fmt.Errorf("cannot read the private key: %w", err)
 	}
 	signer, err := ssh.ParsePrivateKey(text)
 	if err != nil {
-		return fmt.Errorf("the next key %s cannot be used (%w): give it up, and begin anew", path, err)
+		return fmt.Errorf("the private key %s cannot be used: %w", path, err)
 	}
 	key, _, err := parse(public)
 	if err != nil {
 		return err
 	}
 	if string(key.Marshal()) != string(signer.PublicKey().Marshal()) {
-		return fmt.Errorf("%s.pub is not the public half of %[1]s: give the next key up, and begin anew", path)
+		return fmt.Errorf("%s.pub is not the public half of %[1]s, but of another key", path)
 	}
 	return nil
 }

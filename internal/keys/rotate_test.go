@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -98,6 +99,44 @@ func TestRotation(t *testing.T) {
 	if left, _ := filepath.Glob(path + "*"); !slices.Equal(left, []string{path, path + "-cert.pub", path + ".pub"}) {
 		t.Errorf("left behind: %q", left)
 	}
+}
+
+// TestMatches: the halves of a pair, while it changes as well; and what is no key.
+func TestMatches(t *testing.T) {
+	t.Parallel()
+	path, _ := pairIn(t)
+	other, _ := pairIn(t)
+	is := func(what, want string) {
+		t.Helper()
+		err := Matches(path)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", what, err, want)
+		}
+	}
+	is("a pair", "")
+	_, err := BeginRotation(path)
+	must(t, err)
+	is("in the overlap", "")
+	must(t, os.WriteFile(path+".old.pub", []byte("old"), 0o644)) // cut off between the two renames
+	must(t, os.Rename(NextPath(path), path))
+	is("between the halves", "")
+	must(t, os.Rename(NextPath(path)+".pub", path+".pub"))
+	is("after it", "")
+	good, err := os.ReadFile(path)
+	must(t, err)
+	foreign, err := os.ReadFile(other)
+	must(t, err)
+	for text, want := range map[string]string{string(foreign): "but of another key", "": "cannot be used", "no key": "cannot be used", string(good): ""} {
+		must(t, os.WriteFile(path, []byte(text), 0o600))
+		is(text, want)
+	}
+	must(t, os.Remove(path))
+	is("no private key", "no such file")
+	must(t, syscall.Mkfifo(path, 0o600))
+	is("a FIFO", "is not a regular file")
+	must(t, os.Remove(path+".pub"))
+	must(t, syscall.Mkfifo(path+".pub", 0o600))
+	is("two", ".pub is not a regular file")
 }
 
 // TestRotationCutOff: whatever a step that was cut off has left, who reads the
