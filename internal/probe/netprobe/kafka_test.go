@@ -113,7 +113,7 @@ func TestKafka(t *testing.T) {
 			says(t, login, x.want)
 		}
 		says(t, s, "connected, but: it closed the connection in the middle: does it want a login?")
-		says(t, with(s, "user", "kido"), "connected, but: a login needs a password, and none is given")
+		says(t, with(s, "user", "kido"), "kafka: password is missing: nobody is let in by a name alone")
 	})
 	t.Run("wrong password", func(t *testing.T) {
 		t.Parallel()

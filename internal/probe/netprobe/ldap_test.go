@@ -134,7 +134,7 @@ func TestLDAP(t *testing.T) {
 		{"wrong password", with(login, "password", wrong), "connected, but: invalid credentials (49)"},
 		{"no such user", with(login, "user", "cn=nobody,dc=kido"), "connected, but: invalid credentials (49)"},
 		{"not a name", with(login, "user", "kido"), "connected, but: invalid dn syntax (34): invalid DN"},
-		{"user without password", with(s, "user", "cn=kido,dc=kido"), "user without a password: that would log in as nobody, and look like a login"},
+		{"user without password", with(s, "user", "cn=kido,dc=kido"), "ldap: password is missing: nobody is let in by a name alone"},
 		{"no such entry", with(s, "base", "cn=nobody,dc=kido"), "connected, but: no such object (32)"},
 		{"no such tree", with(s, "base", "dc=other"), "connected, but: no such object (32)"},
 		{"hidden entry", with(s, "base", "cn=hidden,dc=kido"), "connected, but: no such object (32)"},

@@ -213,7 +213,7 @@ func TestMongoDB(t *testing.T) {
 		{"no such user", &scriptedMongoDB{hello: primary, user: "kido", secret: "secret"}, login("kudo", "secret"), "connected, but: Authentication failed (18 AuthenticationFailed)"},
 		{"user of another database", &scriptedMongoDB{hello: primary, user: "kido", secret: "secret"}, []string{"user", "kido", "password", secret(t, "secret")}, "connected, but: Authentication failed (18 AuthenticationFailed)"},
 		{"old user", &scriptedMongoDB{hello: primary}, []string{"user", "old", "password", secret(t, "secret")}, "connected, but: this user logs in by SCRAM-SHA-1 only: set the password anew, for SCRAM-SHA-256"},
-		{"no password", &scriptedMongoDB{hello: primary}, []string{"user", "kido"}, "connected, but: a login needs a password, and none is given"},
+		{"no password", &scriptedMongoDB{hello: primary}, []string{"user", "kido"}, "mongodb: password is missing: nobody is let in by a name alone"},
 		{"old", &scriptedMongoDB{}, nil, "connected, but: it is older than MongoDB 4.4.2: no such command: 'hello' (59 CommandNotFound)"},
 		{"no life", &scriptedMongoDB{hello: bson.D{flag("isWritablePrimary", true)}}, nil, "connected, but: it does not tell its incarnation: no topologyVersion, which MongoDB has as of 4.4"},
 		{"no life wanted", &scriptedMongoDB{hello: bson.D{flag("isWritablePrimary", true)}}, []string{"token", "no"}, ""},

@@ -384,7 +384,7 @@ func TestOracleScripted(t *testing.T) {
 	t.Run("nobody", func(t *testing.T) {
 		t.Parallel()
 		saysAlone(t, oracleSpec(t, closed), "connection refused")
-		saysAlone(t, with(probe.Spec{Kind: probe.KindOracle, Target: closed}, "user", "kido", "sid", "shop"), "a login needs a password, and none is given")
+		saysAlone(t, with(probe.Spec{Kind: probe.KindOracle, Target: closed}, "user", "kido", "sid", "shop"), "oracle: password is missing: nobody is let in by a name alone")
 	})
 }
 
