@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -233,19 +232,7 @@ func keyLines(file string) ([]string, error) {
 // holds nobody.
 func readRingFile(file string) (string, error) {
 	const most = 1 << 20 // bytes: hosts take no more either
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return "", fmt.Errorf("cannot read the public keys: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", file)
-	}
-	if err != nil {
-		return "", fmt.Errorf("cannot read the public keys: %w", err)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	text, _, err := keys.ReadSmall(file, most+1)
 	if err == nil && len(text) > most {
 		err = fmt.Errorf("%s is larger than %d bytes", file, most)
 	}

@@ -80,15 +80,16 @@ func OpenAuthority(path string, ask func() ([]byte, error)) (*Authority, error) 
 }
 
 func readPrivate(path string) ([]byte, error) {
-	text, mode, err := readSmall(path, maxPrivate)
+	text, mode, err := ReadSmall(path, maxPrivate)
 	if err == nil && mode.Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s can be used by others (mode %04o): chmod 600 it, and if others could read it until now make a new one", path, mode.Perm())
 	}
 	return text, err
 }
 
-// readSmall reads a file, up to so many bytes; what is none, as a FIFO, holds nobody.
-func readSmall(path string, most int64) (text []byte, mode fs.FileMode, err error) {
+// ReadSmall reads a regular file, up to so many bytes. What is none is an error, and
+// holds nobody, as a FIFO would.
+func ReadSmall(path string, most int64) (text []byte, mode fs.FileMode, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, 0, err

@@ -84,7 +84,7 @@ func newPair(path, comment string, passphrase []byte) (public string, err error)
 // empty or not there. It returns the public key's line. A pair that is whole stays as
 // it is.
 func Complete(path, comment string) (public string, err error) {
-	private, _, err := readSmall(path, maxPrivate)
+	private, _, err := ReadSmall(path, maxPrivate)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("cannot read the key: %w", err)
 	}
@@ -148,7 +148,7 @@ func Public(path string) (string, error) { return readPublic(publicFile(path)) }
 
 // readPublic reads a file of one public key.
 func readPublic(file string) (string, error) {
-	text, _, err := readSmall(file, maxLine+1)
+	text, _, err := ReadSmall(file, maxLine+1)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the public key: %w", err)
 	}

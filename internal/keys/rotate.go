@@ -283,7 +283,7 @@ func Matches(path string) error {
 
 // matches fails where a private key is not that of a public one.
 func matches(path, public string) error {
-	text, _, err := readSmall(path, maxPrivate)
+	text, _, err := ReadSmall(path, maxPrivate)
 	if err != nil {
 		return fmt.Errorf("cannot read the private key: %w", err)
 	}

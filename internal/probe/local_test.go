@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"kido/internal/probe"
+	"kido/internal/probe/probetest"
 	"kido/internal/wire"
 )
 
@@ -138,37 +139,6 @@ func silent(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
 // moment ago may be another test's by now.
 func refused(*testing.T) string { return "127.0.0.1:1" }
 
-// full is the address of a listener whose queue has no room: connections to it
-// stay half open.
-func full(t *testing.T) string {
-	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Close(fd) })
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Listen(fd, 0); err != nil {
-		t.Fatal(err)
-	}
-	name, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
-	for range 16 {
-		c, err := net.DialTimeout("tcp", address, short)
-		if err != nil {
-			return address
-		}
-		t.Cleanup(func() { c.Close() })
-	}
-	t.Skip("SKIPPED: the kernel lets a listener's queue grow")
-	return ""
-}
-
 type question struct {
 	name string
 	spec func(t *testing.T) probe.Spec
@@ -203,7 +173,7 @@ func questions() []question {
 		}, long), ""},
 		{"tcp over IPv6", tcp(func(t *testing.T) string { return listen(t, "[::1]:0", silent) }, long), ""},
 		{"tcp refused", tcp(refused, long), "connection refused"},
-		{"tcp half open", tcp(full, short), "no answer within 400ms"},
+		{"tcp half open", tcp(func(t *testing.T) string { return probetest.HalfOpen(t) }, short), "no answer within 400ms"},
 		{"tcp nonsense", tcp(at("127.0.0.1"), long), "tcp: 127.0.0.1 is not ADDRESS:PORT"},
 
 		{"http", http(says(headers+"A: b\r\n\r\nbody"), long), ""},

@@ -124,26 +124,32 @@ func (d *decoder) checkEdges(s *siteDraft, v *serviceDraft) {
 	}
 }
 
+// dependents counts those of each service that are such.
+func (s *siteDraft) dependents(such func(*serviceDraft) bool) []int {
+	n := make([]int, len(s.drafts))
+	for i := range s.drafts {
+		if !such(&s.drafts[i]) {
+			continue
+		}
+		for _, e := range s.drafts[i].after {
+			n[s.index[e.Upstream]]++
+		}
+	}
+	return n
+}
+
 // checkAsked refuses a probe for which nobody is left who asks it: the service would
 // be ready without it.
 func (d *decoder) checkAsked(s *siteDraft) {
-	dependents, gates := make([]int, len(s.drafts)), make([]int, len(s.drafts))
-	for i := range s.drafts {
-		for _, e := range s.drafts[i].after {
-			u := s.index[e.Upstream]
-			dependents[u]++
-			if s.drafts[i].Adapter.Kind != KindPlain {
-				gates[u]++
-			}
-		}
-	}
+	dependents := s.dependents(func(*serviceDraft) bool { return true })
+	gated := s.dependents(func(v *serviceDraft) bool { return v.Adapter.Kind != KindPlain })
 	for i := range s.drafts {
 		v := &s.drafts[i]
 		d.kind, d.name = "service", v.Name
 		for j := range v.probes {
 			p := &v.probes[j]
 			switch {
-			case p.From != FromDependent || gates[i] > 0 || v.Adapter.Kind == KindExternal:
+			case p.From != FromDependent || gated[i] > 0 || v.Adapter.Kind == KindExternal:
 			case dependents[i] == 0:
 				d.errorf(p.from, "leave it out, or say from: runner", "nobody asks this probe: nothing depends on %s", v.Name)
 			default:
@@ -380,15 +386,12 @@ func (d *decoder) checkGroups(s *siteDraft) {
 // asked.
 func (d *decoder) warn(s *siteDraft) {
 	used := make(map[string]bool, len(s.hostAt))
-	dependents := make([]int32, len(s.drafts))
 	for i := range s.drafts {
 		for _, h := range s.drafts[i].Hosts {
 			used[h] = true
 		}
-		for _, e := range s.drafts[i].after {
-			dependents[s.index[e.Upstream]]++
-		}
 	}
+	dependents := s.dependents(func(*serviceDraft) bool { return true })
 	for _, h := range s.Hosts {
 		if !used[h.Name] {
 			d.errorf(s.hostAt[h.Name], "", "host %s: no service runs there", h.Name)

@@ -3,16 +3,13 @@ package netprobe
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"net"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"kido/internal/probe"
+	"kido/internal/probe/probetest"
 	"kido/internal/wire"
 )
 
@@ -57,7 +54,7 @@ func TestHalfOpen(t *testing.T) {
 		}
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			s := asked(kind, backlog(t), options[kind]...)
+			s := asked(kind, probetest.HalfOpen(t), options[kind]...)
 			if sort.Form == probe.FormURL {
 				s.Target = string(kind) + "://" + s.Target + "/"
 			}
@@ -65,34 +62,6 @@ func TestHalfOpen(t *testing.T) {
 			says(t, s, "no answer within 300ms")
 		})
 	}
-}
-
-// backlog is the address of a listener whose queue has no room: what is in it has gone,
-// and nobody sees to that.
-func backlog(t *testing.T) string {
-	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Close(fd) })
-	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, 0)); err != nil {
-		t.Fatal(err)
-	}
-	name, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
-	for range 16 {
-		c, err := net.DialTimeout("tcp", address, 300*time.Millisecond)
-		if err != nil {
-			return address
-		}
-		c.Close()
-	}
-	t.Fatal("the kernel lets a listener's queue grow")
-	return ""
 }
 
 // TestSurprised: what a library does not survive is an answer.
