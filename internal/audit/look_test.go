@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"kido/internal/keys"
+	"kido/internal/remote/sshdtest"
 )
 
 // host is a machine in a folder. Its sshd answers from a table.
@@ -206,10 +207,7 @@ func TestLookDenied(t *testing.T) {
 // that write replaces.
 func realSSHD(t *testing.T, files map[string]string) (m *Machine, write func(config string)) {
 	t.Helper()
-	sshd, err := exec.LookPath("/usr/sbin/sshd")
-	if err != nil {
-		t.Skip("SKIPPED: wants a real sshd; install the package openssh-server")
-	}
+	sshd := sshdtest.Program(t)
 	m = host(t, files)
 	hostKey, config := filepath.Join(m.Root, "hk"), filepath.Join(m.Root, "config")
 	if err := os.WriteFile(hostKey, []byte(privateKey(t, "", "")), 0o600); err != nil {

@@ -10,16 +10,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"kido/internal/remote/sshdtest"
 )
 
 // TestIncludes: whatever way a Match line is included, it is found wherever a real
 // sshd finds it, and nowhere else.
 func TestIncludes(t *testing.T) {
 	t.Parallel()
-	sshd, err := exec.LookPath("/usr/sbin/sshd")
-	if err != nil {
-		t.Skip("SKIPPED: wants a real sshd; install the package openssh-server")
-	}
+	sshd := sshdtest.Program(t)
 	hostKey := privateKey(t, "", "")
 	const open = "Match Address 10.9.8.7\nPermitRootLogin yes\n"
 	for _, c := range []struct {

@@ -15,6 +15,7 @@ import (
 
 	"kido/internal/gate"
 	"kido/internal/keys"
+	"kido/internal/remote/sshdtest"
 	"kido/internal/site"
 )
 
@@ -551,10 +552,7 @@ func TestSSHDDoesOtherwise(t *testing.T) {
 // some of them to is found, and what it is to be without.
 func TestEffective(t *testing.T) {
 	t.Parallel()
-	const sshd = "/usr/sbin/sshd"
-	if _, err := os.Stat(sshd); err != nil {
-		t.Skip("there is no sshd here")
-	}
+	sshdtest.Program(t)
 	asks := connections(&site.Host{Name: "web1", Address: "192.0.2.3", Port: 22}, []string{"192.0.2.1", "198.51.100.0/24", "2001:db8::7"})
 	for name, c := range map[string]struct{ first, want string }{
 		"nothing":                            {"", ""},

@@ -71,13 +71,6 @@ func Start(t testing.TB, o Options) *Server {
 	if o.HostKey == nil {
 		o.HostKey = NewKey(t)
 	}
-	if os.Geteuid() == 0 {
-		// Compiled into sshd; made by the system's own start-up where there is
-		// one, so it is not taken away again.
-		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	s := &Server{Addr: o.Addr, User: me.Username, HostKey: o.HostKey, t: t, dir: t.TempDir(), log: &log{changed: make(chan struct{})}}
 	s.conf = append(slices.Clone(o.Config),
 		"HostKey "+o.HostKey.Path,
@@ -119,9 +112,17 @@ func Start(t testing.TB, o Options) *Server {
 // mark begins the environment variable that all sessions have.
 const mark = "KIDO_SSHDTEST="
 
-// Program is the path of sshd.
+// Program is the path of sshd, which root's tests can run then. Without one it skips
+// the test, or fails it where the environment has CI set.
 func Program(t testing.TB) string {
 	t.Helper()
+	if os.Geteuid() == 0 {
+		// Compiled into sshd, which does nothing without it, not even sshd -T; made by
+		// the system's own start-up where there is one, so it is not taken away again.
+		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, p := range []string{"/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"} {
 		if _, err := os.Stat(p); err == nil {
 			return p
